@@ -1,0 +1,6 @@
+//! Layer 2: passwords, tokens, sessions and the throttle on failures. Who may do what is decided elsewhere.
+
+pub mod password;
+pub mod session;
+pub mod throttle;
+pub mod token;

@@ -1,0 +1,53 @@
+//! `backroom doctor`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::Config;
+use crate::ops::doctor::{self, Check, Finding};
+use crate::server::DATABASE;
+use crate::store::MIGRATIONS;
+
+/// Flags.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Skip the pass over every page of the database
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(super) fn run(directory: &Path, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut checks = doctor::directory(directory);
+    checks.push(match Config::load(directory) {
+        Ok((config, _)) => {
+            let (notes, tables) = (config.notes(), config.tables().len());
+            let finding = if notes.is_empty() { Finding::Ok } else { Finding::Warn };
+            Check {
+                name: "rules",
+                finding,
+                detail: if notes.is_empty() { format!("{tables} tables, no mistakes.") } else { notes.join("; ") },
+            }
+        }
+        Err(e) => Check { name: "rules", finding: Finding::Bad, detail: e.to_string() },
+    });
+    if directory.is_dir() {
+        checks.extend(doctor::database(&directory.join(DATABASE), MIGRATIONS.len(), arguments.quick));
+    }
+    let bad = checks.iter().any(|check| check.finding == Finding::Bad);
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "ok": !bad, "checks": checks }))?);
+    } else {
+        for check in &checks {
+            let word = match check.finding {
+                Finding::Ok => "ok",
+                Finding::Warn => "look",
+                Finding::Bad => "BAD",
+            };
+            println!("{word:<5} {:<12} {}", check.name, check.detail);
+        }
+    }
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,68 @@
+//! Every bound of the protocol, each with its reason. Configuration may lower them, never raise them.
+
+use serde::Serialize;
+
+/// Bytes of one request body after decompression. A phone that was offline for a week fits; a zip bomb does not.
+pub const BODY_BYTES: usize = 8 << 20;
+/// Changes in one push. One push is one savepoint: more would hold up the other devices' pushes.
+pub const PUSH_CHANGES: usize = 5_000;
+/// Bytes of one record in canonical form. Pictures belong in attachments, not in rows.
+pub const RECORD_BYTES: usize = 1 << 20;
+/// Nesting of arrays and objects in a record: deeper trees are mistakes, and recursion must end.
+pub const JSON_DEPTH: usize = 64;
+/// Characters of an id: a UUID with any prefix fits, an essay does not.
+pub const ID_CHARS: usize = 128;
+/// Characters of a table name, one letter and 62 more: PostgreSQL's identifier length.
+pub const TABLE_CHARS: usize = 63;
+/// Records in one page of a pull.
+pub const PAGE_RECORDS: usize = 10_000;
+/// Records in a page whose request names no limit.
+pub const PAGE_DEFAULT: usize = 1_000;
+/// Bytes of record data in one page; a page ends early rather than grow past it (one record always fits).
+pub const PAGE_BYTES: usize = 8 << 20;
+/// Characters of an operation's id.
+pub const OP_ID_CHARS: usize = 128;
+/// Bytes kept of a rejected change's body.
+pub const REJECTED_BODY_BYTES: usize = 64 << 10;
+/// Rejected changes kept for each device; the oldest go first.
+pub const REJECTED_PER_DEVICE: usize = 1_000;
+/// Versions that one decision walks back for its base. Beyond it the base counts as unknown.
+pub const LINEAGE_VERSIONS: usize = 10_000;
+/// Characters of names and labels that people or devices give (device name, platform, app version).
+pub const LABEL_CHARS: usize = 200;
+/// Characters of a password, so that hashing stays bounded.
+pub const PASSWORD_CHARS: usize = 1_024;
+/// Fewest characters of a password (NIST SP 800-63B, section 5.1.1.2).
+pub const PASSWORD_MIN_CHARS: usize = 8;
+/// Entries in one page of a list (devices, history).
+pub const LIST_ENTRIES: usize = 500;
+
+/// The limits as `GET /api/v1/sync/status` reports them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Limits {
+    /// Bytes of a decoded request body.
+    pub body_bytes: usize,
+    /// Changes in one push.
+    pub push_changes: usize,
+    /// Bytes of one record.
+    pub record_bytes: usize,
+    /// Nesting of a record.
+    pub json_depth: usize,
+    /// Characters of an id.
+    pub id_chars: usize,
+    /// Records in one page.
+    pub page_records: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            body_bytes: BODY_BYTES,
+            push_changes: PUSH_CHANGES,
+            record_bytes: RECORD_BYTES,
+            json_depth: JSON_DEPTH,
+            id_chars: ID_CHARS,
+            page_records: PAGE_RECORDS,
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Layer 0, pure: no clock, no IO, no async, no SQL, no HTTP. Everything the office decides is decided here.
+
+pub mod actor;
+pub mod change;
+pub mod clock;
+pub mod cursor;
+pub mod decide;
+pub mod ids;
+pub mod limits;
+pub mod merge;
+pub mod record;
+pub mod rules;

@@ -1,0 +1,579 @@
+//! A record's content: canonical JSON (RFC 8785) and its hash.
+//!
+//! Content is kept as text and compared as text: two values are equal exactly when their canonical forms are. The four
+//! fields of the protocol (`id`, `version`, `updated_at`, `deleted`) are taken out on the way in and are never content.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::limits;
+
+/// Content's identity: the first 16 bytes of SHA-256 over its canonical form.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hash(pub [u8; 16]);
+
+impl Hash {
+    /// The hash of these bytes.
+    pub fn of(bytes: &[u8]) -> Hash {
+        let digest = Sha256::digest(bytes);
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&digest[..16]);
+        Hash(hash)
+    }
+
+    /// 32 hexadecimal digits. A client may send all 64 of SHA-256; the first 32 count.
+    pub fn parse(text: &str) -> Option<Hash> {
+        if !(text.len() == 32 || text.len() == 64) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut hash = [0; 16];
+        for (i, byte) in hash.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+        }
+        Some(Hash(hash))
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where one field stands in the text: the name (with its quotes) and the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Field {
+    name: Range<u32>,
+    value: Range<u32>,
+}
+
+/// The app's fields of a record: one JSON object in canonical form.
+#[derive(Debug, Clone)]
+pub struct Content {
+    text: String,
+    fields: Vec<Field>,
+}
+
+impl PartialEq for Content {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Content {}
+
+impl Default for Content {
+    fn default() -> Self {
+        Content { text: "{}".into(), fields: Vec::new() }
+    }
+}
+
+/// A record as it came in: content, and what the protocol owns.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    /// `id`, as sent.
+    pub id: Option<Value>,
+    /// `version`, as sent.
+    pub version: Option<Value>,
+    /// `updated_at`, as sent.
+    pub updated_at: Option<Value>,
+    /// `deleted`, as sent.
+    pub deleted: Option<Value>,
+    /// Everything else.
+    pub content: Content,
+}
+
+impl Incoming {
+    /// Reads a JSON object. The error says what is wrong with it: not an object, a name twice, too deep, …
+    pub fn parse(json: &str) -> Result<Incoming, String> {
+        let mut incoming = Incoming::default();
+        let mut reader = serde_json::Deserializer::from_str(json);
+        let top = Top { incoming: &mut incoming };
+        top.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|e| describe(&e))?;
+        if incoming.content.text.len() > limits::RECORD_BYTES {
+            return Err("the record is larger than 1 MiB".into());
+        }
+        Ok(incoming)
+    }
+}
+
+/// serde_json's message without its line and column, which would be those of a part of the request.
+fn describe(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let end = text.rfind(" at line ").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+impl Content {
+    /// Content from text that is canonical already: what the database holds, or what this file wrote.
+    pub fn trusted(text: String) -> Content {
+        let fields = scan(text.as_bytes());
+        Content { text, fields }
+    }
+
+    /// Canonical content from any JSON object; fields of the protocol in it stay fields.
+    pub fn from_value(value: &Value) -> Result<Content, String> {
+        let mut text = String::new();
+        let canon = Canon { out: &mut text, depth: 0 };
+        canon.deserialize(value).map_err(|e| describe(&e))?;
+        if !text.starts_with('{') {
+            return Err("a record is a JSON object".into());
+        }
+        Ok(Content::trusted(text))
+    }
+
+    /// The canonical text, `{…}`.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The canonical text, given away.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    /// Its identity.
+    pub fn hash(&self) -> Hash {
+        Hash::of(self.text.as_bytes())
+    }
+
+    fn slice(&self, range: &Range<u32>) -> &str {
+        &self.text[range.start as usize..range.end as usize]
+    }
+
+    /// A field's canonical value by its plain name; `None` where it is absent.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let quoted = quote(name);
+        self.fields.iter().find(|f| self.slice(&f.name) == quoted).map(|f| self.slice(&f.value))
+    }
+
+    /// A field that is present and not null.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.field(name).filter(|v| *v != "null")
+    }
+
+    /// All fields in canonical order, names with their quotes.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|f| (self.slice(&f.name), self.slice(&f.value)))
+    }
+
+    /// The same content with one field set to a canonical value.
+    #[must_use]
+    pub fn with(&self, name: &str, value: &str) -> Content {
+        let quoted = quote(name);
+        let mut all: Vec<(&str, &str)> = self.fields().filter(|(n, _)| *n != quoted).collect();
+        let place = all.partition_point(|(n, _)| compare(n, &quoted) == Ordering::Less);
+        all.insert(place, (&quoted, value));
+        Content::from_fields(all)
+    }
+
+    /// Content of fields in canonical order, names with their quotes.
+    pub fn from_fields<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Content {
+        let (mut text, mut places) = (String::from("{"), Vec::new());
+        for (name, value) in fields {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            let start = text.len() as u32;
+            text.push_str(name);
+            let middle = text.len() as u32;
+            text.push(':');
+            text.push_str(value);
+            places.push(Field { name: start..middle, value: middle + 1..text.len() as u32 });
+        }
+        text.push('}');
+        Content { text, fields: places }
+    }
+
+    /// The plain names of the fields in which two contents differ, in canonical order.
+    pub fn differences(&self, other: &Content) -> Vec<String> {
+        let mut names = Vec::new();
+        let (mut a, mut b) = (self.fields().peekable(), other.fields().peekable());
+        loop {
+            let order = match (a.peek(), b.peek()) {
+                (None, None) => return names,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((x, _)), Some((y, _))) => compare(x, y),
+            };
+            let (left, right) = match order {
+                Ordering::Less => (a.next(), None),
+                Ordering::Greater => (None, b.next()),
+                Ordering::Equal => (a.next(), b.next()),
+            };
+            if left.map(|f| f.1) != right.map(|f| f.1)
+                && let Some((name, _)) = left.or(right)
+            {
+                names.push(unquote(name).into_owned());
+            }
+        }
+    }
+}
+
+/// A plain name as canonical JSON.
+pub fn quote(name: &str) -> Cow<'static, str> {
+    let mut text = String::with_capacity(name.len() + 2);
+    write_string(&mut text, name);
+    Cow::Owned(text)
+}
+
+/// A canonical string's plain text.
+pub fn unquote(text: &str) -> Cow<'_, str> {
+    let inner = text.get(1..text.len().saturating_sub(1)).unwrap_or_default();
+    if inner.contains('\\') { serde_json::from_str(text).map_or(Cow::Borrowed(inner), Cow::Owned) } else { Cow::Borrowed(inner) }
+}
+
+/// RFC 8785 section 3.2.3: names sort by their UTF-16 code units.
+fn compare(a: &str, b: &str) -> Ordering {
+    let plain = |s: &str| s.bytes().all(|b| b.is_ascii() && b != b'\\');
+    let (x, y) = (unquote(a), unquote(b));
+    if plain(a) && plain(b) { x.as_bytes().cmp(y.as_bytes()) } else { x.encode_utf16().cmp(y.encode_utf16()) }
+}
+
+/// Finds the fields of a canonical object.
+fn scan(text: &[u8]) -> Vec<Field> {
+    let mut fields = Vec::new();
+    let string_end = |mut at: usize| {
+        at += 1;
+        while at < text.len() && text[at] != b'"' {
+            at += if text[at] == b'\\' { 2 } else { 1 };
+        }
+        at + 1
+    };
+    let mut at = 1;
+    while at < text.len() && text[at] == b'"' {
+        let name = at as u32..string_end(at) as u32;
+        let (start, mut depth) = (name.end as usize + 1, 0usize);
+        at = start;
+        while at < text.len() {
+            match text[at] {
+                b'"' => {
+                    at = string_end(at);
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' if depth > 0 => depth -= 1,
+                b',' | b'}' if depth == 0 => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        fields.push(Field { name, value: start as u32..at as u32 });
+        at += 1;
+    }
+    fields
+}
+
+fn write_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut done = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            0x08 => "\\b",
+            0x09 => "\\t",
+            0x0a => "\\n",
+            0x0c => "\\f",
+            0x0d => "\\r",
+            0..=0x1f => "",
+            _ => continue,
+        };
+        out.push_str(&text[done..at]);
+        if escape.is_empty() {
+            out.push_str(&format!("\\u{byte:04x}"));
+        } else {
+            out.push_str(escape);
+        }
+        done = at + 1;
+    }
+    out.push_str(&text[done..]);
+    out.push('"');
+}
+
+/// Writes any JSON value in canonical form.
+struct Canon<'a> {
+    out: &'a mut String,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Canon<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Canon<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<(), E> {
+        self.out.push_str(if v { "true" } else { "false" });
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.out.push_str("null");
+        Ok(())
+    }
+    // Integers of 64 bits are kept exactly, beyond what RFC 8785 asks (it has only doubles): nothing is rounded silently.
+    fn visit_i64<E>(self, v: i64) -> Result<(), E> {
+        self.out.push_str(&v.to_string());
+        Ok(())
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<(), E> {
+        self.out.push_str(&v.to_string());
+        Ok(())
+    }
+    fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<(), E> {
+        if !v.is_finite() {
+            return Err(E::custom("number out of range"));
+        }
+        self.out.push_str(ryu_js::Buffer::new().format_finite(if v == 0.0 { 0.0 } else { v }));
+        Ok(())
+    }
+    fn visit_str<E>(self, v: &str) -> Result<(), E> {
+        write_string(self.out, v);
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let depth = deeper::<A::Error>(self.depth)?;
+        self.out.push('[');
+        let start = self.out.len();
+        loop {
+            let before = self.out.len();
+            if before > start {
+                self.out.push(',');
+            }
+            if seq.next_element_seed(Canon { out: self.out, depth })?.is_none() {
+                self.out.truncate(before);
+                break;
+            }
+        }
+        self.out.push(']');
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        write_object(self.out, self.depth, map, None).map(|_| ())
+    }
+}
+
+fn deeper<E: serde::de::Error>(depth: usize) -> Result<usize, E> {
+    if depth >= limits::JSON_DEPTH { Err(E::custom("nested deeper than 64")) } else { Ok(depth + 1) }
+}
+
+/// Writes an object with sorted names and returns where its fields stand. `incoming` takes out what the protocol owns.
+fn write_object<'de, A: MapAccess<'de>>(
+    out: &mut String,
+    depth: usize,
+    mut map: A,
+    mut incoming: Option<&mut Incoming>,
+) -> Result<Vec<Field>, A::Error> {
+    let depth = deeper::<A::Error>(depth)?;
+    out.push('{');
+    let start = out.len();
+    let mut fields: Vec<Field> = Vec::new();
+    let mut sorted = true;
+    while let Some(key) = map.next_key_seed(Key)? {
+        if let Some(incoming) = incoming.as_deref_mut()
+            && let Some(place) = incoming.owned(&key)
+        {
+            if place.is_some() {
+                return Err(A::Error::custom(format!("the name {key:?} stands twice")));
+            }
+            *place = Some(map.next_value()?);
+            continue;
+        }
+        if out.len() > start {
+            out.push(',');
+        }
+        let name = out.len() as u32;
+        write_string(out, &key);
+        let end = out.len() as u32;
+        out.push(':');
+        map.next_value_seed(Canon { out, depth })?;
+        let field = Field { name: name..end, value: end + 1..out.len() as u32 };
+        if let Some(last) = fields.last() {
+            let text = |r: &Range<u32>| &out[r.start as usize..r.end as usize];
+            sorted = sorted && compare(text(&last.name), text(&field.name)) == Ordering::Less;
+        }
+        fields.push(field);
+    }
+    if !sorted {
+        let old = out[start..].to_owned();
+        let text = |r: &Range<u32>| &old[r.start as usize - start..r.end as usize - start];
+        fields.sort_by(|a, b| compare(text(&a.name), text(&b.name)));
+        if let Some(pair) = fields.windows(2).find(|pair| text(&pair[0].name) == text(&pair[1].name)) {
+            return Err(A::Error::custom(format!("the name {} stands twice", text(&pair[0].name))));
+        }
+        out.truncate(start);
+        for field in &mut fields {
+            if out.len() > start {
+                out.push(',');
+            }
+            let at = out.len() as u32;
+            out.push_str(&old[field.name.start as usize - start..field.value.end as usize - start]);
+            let (name, value) = (field.name.end - field.name.start, field.value.end - field.name.start);
+            *field = Field { name: at..at + name, value: at + name + 1..at + value };
+        }
+    }
+    out.push('}');
+    Ok(fields)
+}
+
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+    fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(v))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(v.to_owned()))
+    }
+}
+
+impl Incoming {
+    fn owned(&mut self, key: &str) -> Option<&mut Option<Value>> {
+        match key {
+            "id" => Some(&mut self.id),
+            "version" => Some(&mut self.version),
+            "updated_at" => Some(&mut self.updated_at),
+            "deleted" => Some(&mut self.deleted),
+            _ => None,
+        }
+    }
+}
+
+struct Top<'a> {
+    incoming: &'a mut Incoming,
+}
+
+impl<'de> DeserializeSeed<'de> for Top<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Top<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record, which is a JSON object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        let mut text = String::new();
+        let fields = write_object(&mut text, 0, map, Some(&mut *self.incoming))?;
+        self.incoming.content = Content { text, fields };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(json: &str) -> String {
+        Incoming::parse(json).unwrap().content.into_text()
+    }
+
+    #[test]
+    fn canonical_form() {
+        for (json, expected) in [
+            ("{}", "{}"),
+            (r#" { "b" : 1.0 , "a" : [ 1e2 , -0 , -0.0, 0.1 ] } "#, r#"{"a":[100,0,0,0.1],"b":1}"#),
+            (r#"{"b":{"z":1,"y":{"x":null,"w":true}},"a":[]}"#, r#"{"a":[],"b":{"y":{"w":true,"x":null},"z":1}}"#),
+            (
+                r#"{"n":[333333333.33333329,1E30,4.50,2e-3,0.000000000000000000000000001]}"#,
+                r#"{"n":[333333333.3333333,1e+30,4.5,0.002,1e-27]}"#,
+            ),
+            (r#"{"s":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/"}"#, "{\"s\":\"€$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\"}"),
+            (
+                r#"{"\u20ac":1,"\r":2,"\ufb33":3,"1":4,"\ud83d\ude00":5,"\u0080":6,"\u00f6":7}"#,
+                "{\"\\r\":2,\"1\":4,\"\u{80}\":6,\"ö\":7,\"€\":1,\"😀\":5,\"\u{fb33}\":3}",
+            ),
+            (
+                r#"{"n":[9007199254740993,18446744073709551615,-9223372036854775808,1e20,1e21]}"#,
+                r#"{"n":[9007199254740993,18446744073709551615,-9223372036854775808,100000000000000000000,1e+21]}"#,
+            ),
+        ] {
+            assert_eq!(canonical(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let deep = |n: usize| format!("{{\"a\":{}1{}}}", "[".repeat(n), "]".repeat(n));
+        assert!(Incoming::parse(&deep(63)).is_ok());
+        for (json, reason) in [
+            (deep(64).as_str(), "nested deeper"),
+            (deep(100_000).as_str(), "nested deeper"),
+            (r#"{"a":1,"b":2,"a":3}"#, "stands twice"),
+            (r#"{"x":{"a":1,"\u0061":3}}"#, "stands twice"),
+            (r#"{"id":"a","id":"b"}"#, "stands twice"),
+            ("[]", "a record, which is a JSON object"),
+            ("7", "a record, which is a JSON object"),
+            (r#"{"n":1e400}"#, "number out of range"),
+            (r#"{"s":"\ud800"}"#, "surrogate"),
+        ] {
+            let error = Incoming::parse(json).unwrap_err();
+            assert!(error.contains(reason) || reason == "surrogate", "{json:.40}: {error}");
+        }
+    }
+
+    #[test]
+    fn protocol_fields_are_taken_out() {
+        let record = Incoming::parse(r#"{"id":"x","z":1,"version":3,"updated_at":"t","deleted":false,"a":{"id":1}}"#).unwrap();
+        assert_eq!(record.content.text(), r#"{"a":{"id":1},"z":1}"#);
+        assert_eq!((record.id.unwrap(), record.version.unwrap()), ("x".into(), 3.into()));
+    }
+
+    #[test]
+    fn fields_of_text_and_of_parsing_agree() {
+        let json = r#"{"z":{"q":"}\",{"},"a":[1,{"b":2}],"m":"x\\","e\"s":null,"":0}"#;
+        let parsed = Incoming::parse(json).unwrap().content;
+        let scanned = Content::trusted(parsed.text().to_owned());
+        assert_eq!(parsed.fields, scanned.fields);
+        assert_eq!(scanned.field("z"), Some(r#"{"q":"}\",{"}"#));
+        assert_eq!((scanned.field("e\"s"), scanned.value("e\"s")), (Some("null"), None));
+        assert_eq!(scanned.field("q"), None);
+        let with = scanned.with("k", "\"v\"").with("z", "1");
+        assert_eq!(with.text(), r#"{"":0,"a":[1,{"b":2}],"e\"s":null,"k":"v","m":"x\\","z":1}"#);
+        assert_eq!(with.differences(&scanned), ["k", "z"]);
+        assert_eq!(Content::default().differences(&with).len(), 6);
+        assert_eq!(Content::trusted(with.text().to_owned()), with);
+    }
+
+    #[test]
+    fn hashes() {
+        let hash = Content::default().hash();
+        assert_eq!(hash.to_string(), "44136fa355b3678a1146ad16f7e8649e", "sha256 of {{}}");
+        assert_eq!(Hash::parse(&hash.to_string()), Some(hash));
+        assert_eq!(Hash::parse("44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"), Some(hash));
+        assert_eq!(Hash::parse("zz"), None);
+    }
+}

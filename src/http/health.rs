@@ -1,0 +1,22 @@
+//! Alive, and ready. No detail to strangers.
+
+use http::StatusCode;
+use warp::Filter;
+use warp::reply::Response;
+
+use super::{Routes, Shared, answer, with};
+
+/// `GET /healthz`, `GET /readyz`.
+pub(super) fn routes(app: &Shared) -> Routes {
+    let health = warp::path!("healthz").and(warp::get()).map(|| answer::json_text(StatusCode::OK, "{\"status\":\"ok\"}"));
+    let ready = warp::path!("readyz").and(warp::get()).and(with(app)).then(get_ready);
+    health.or(ready).unify().boxed()
+}
+
+async fn get_ready(app: Shared) -> Response {
+    let answered = app.store.readers.run(|db| Ok(db.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0))?)).await;
+    match answered {
+        Ok(_) => answer::json_text(StatusCode::OK, "{\"status\":\"ready\"}"),
+        Err(error) => answer::error(error.into()),
+    }
+}

@@ -1,0 +1,149 @@
+//! `POST /sync/push`: the request in both of its forms.
+
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// A push. Changes are kept as raw text here, so that one bad change is refused by itself.
+#[derive(Debug, Deserialize)]
+pub struct PushRequest<'a> {
+    /// Must be the token's device, if it is sent.
+    pub device_id: Option<String>,
+    /// The device's clock when it sent.
+    pub timestamp: Option<String>,
+    /// What the device had pulled.
+    pub cursor: Option<String>,
+    /// The same, where a client has no cursor.
+    pub last_sync_timestamp: Option<String>,
+    /// Whole records by table.
+    #[serde(borrow, default)]
+    pub changes: Tables<'a>,
+    /// Queued operations.
+    #[serde(borrow, default)]
+    pub operations: Option<Vec<&'a RawValue>>,
+    /// Answer what would happen, and change nothing.
+    #[serde(default)]
+    pub dry_run: Option<bool>,
+    /// All or nothing.
+    #[serde(default)]
+    pub atomic: Option<bool>,
+    /// What the device says of itself.
+    pub report: Option<Report>,
+}
+
+/// Records by table, in the order of the request.
+#[derive(Debug, Default)]
+pub struct Tables<'a>(pub Vec<(String, Vec<&'a RawValue>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Tables<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Tables<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tables, each a list of records")
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Tables::default())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut tables = Vec::new();
+                while let Some(entry) = map.next_entry::<String, Vec<&'de RawValue>>()? {
+                    tables.push(entry);
+                }
+                Ok(Tables(tables))
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+/// One queued operation.
+#[derive(Debug, Deserialize)]
+pub struct Operation<'a> {
+    /// The client's name for it.
+    pub op_id: Option<String>,
+    /// The record's table.
+    pub table: String,
+    /// The record's id.
+    #[serde(borrow)]
+    pub id: Option<&'a RawValue>,
+    /// `create`, `update` or `delete`.
+    pub op: String,
+    /// The whole record.
+    #[serde(borrow)]
+    pub data: Option<&'a RawValue>,
+    /// A JSON Merge Patch over the base.
+    #[serde(borrow)]
+    pub patch: Option<&'a RawValue>,
+    /// What the edit began from. `Some(None)`: `null`, that is nothing.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub base: Option<Option<&'a RawValue>>,
+    /// The device's clock at the edit.
+    pub updated_at: Option<String>,
+}
+
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<&'a RawValue>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// The base of an operation: one of the three.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperationBase<'a> {
+    /// The version that the client was given.
+    pub version: Option<i64>,
+    /// Hash of the canonical content.
+    pub hash: Option<String>,
+    /// The whole content.
+    #[serde(borrow)]
+    pub data: Option<&'a RawValue>,
+}
+
+/// What a device says of itself; kept as it last said it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// The device's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Changes that wait on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<u64>,
+    /// Changes that it gave up on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u64>,
+    /// Syncs tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+    /// Syncs failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures: Option<u64>,
+    /// Age of the oldest waiting change, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_pending_s: Option<f64>,
+    /// The app's version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_version: Option<String>,
+    /// What it runs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// That system's version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    /// How it is connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+}
+
+impl Report {
+    /// Cuts every text to a bounded length.
+    pub fn bounded(mut self) -> Report {
+        let texts = [&mut self.name, &mut self.app_version, &mut self.platform, &mut self.os_version, &mut self.network];
+        for text in texts.into_iter().flatten() {
+            *text = text.chars().take(crate::domain::limits::LABEL_CHARS).collect();
+        }
+        self
+    }
+}

@@ -1,0 +1,167 @@
+//! Conflicts, each with both sides, the rule and who was involved.
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
+
+use crate::domain::clock::Micros;
+use crate::domain::record::Hash;
+
+use super::live::{FeedNo, TableNo};
+
+/// One conflict as it is stored.
+#[derive(Debug, Clone)]
+pub struct Conflict {
+    /// UUIDv7.
+    pub id: String,
+    /// The record's table.
+    pub table: TableNo,
+    /// The record's id.
+    pub record: String,
+    /// The record's feed when it was recorded.
+    pub feed: FeedNo,
+    /// The device whose change it is.
+    pub device: Option<i64>,
+    /// The author of the change.
+    pub user: i64,
+    /// The author's role.
+    pub role: String,
+    /// Identity of the operation.
+    pub op: Hash,
+    /// The operation, as the client named it.
+    pub op_id: Option<String>,
+    /// The table's rule.
+    pub rule: String,
+    /// `client`, `server` or `none`.
+    pub winner: String,
+    /// `rule`, `late`, `gap`, `left_view` or `unique`.
+    pub why: String,
+    /// `use_client` or `use_server`.
+    pub suggest: String,
+    /// JSON array of names.
+    pub fields: String,
+    /// `open` or `resolved`.
+    pub status: String,
+    /// What the edit began from, where known: canonical JSON.
+    pub base: Option<String>,
+    /// The server's content before.
+    pub server: Option<String>,
+    /// Id of the server's record, where it is another one.
+    pub server_id: Option<String>,
+    /// The server's version before; 0 for none.
+    pub server_version: i64,
+    /// The server's record was a tombstone.
+    pub server_deleted: bool,
+    /// The server's edit, by its device's clock.
+    pub server_updated_at: Micros,
+    /// The content sent; `None` for a delete.
+    pub client: Option<String>,
+    /// The edit, by the device's clock.
+    pub updated_at: Micros,
+    /// The edit, corrected.
+    pub edited_at: Micros,
+    /// The record's version after the decision.
+    pub version: i64,
+    /// When it was recorded.
+    pub created_at: Micros,
+}
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<Conflict> {
+    Ok(Conflict {
+        id: row.get("id")?,
+        table: row.get("tbl")?,
+        record: row.get("record")?,
+        feed: row.get("feed")?,
+        device: row.get("device")?,
+        user: row.get("user")?,
+        role: row.get("role")?,
+        op: Hash(row.get("op")?),
+        op_id: row.get("op_id")?,
+        rule: row.get("rule")?,
+        winner: row.get("winner")?,
+        why: row.get("why")?,
+        suggest: row.get("suggest")?,
+        fields: row.get("fields")?,
+        status: row.get("status")?,
+        base: row.get("base")?,
+        server: row.get("server")?,
+        server_id: row.get("server_id")?,
+        server_version: row.get("server_version")?,
+        server_deleted: row.get("server_deleted")?,
+        server_updated_at: row.get("server_updated_at")?,
+        client: row.get("client")?,
+        updated_at: row.get("updated_at")?,
+        edited_at: row.get("edited_at")?,
+        version: row.get("version")?,
+        created_at: row.get("created_at")?,
+    })
+}
+
+/// Records a conflict.
+pub fn write(db: &Connection, conflict: &Conflict) -> rusqlite::Result<()> {
+    db.prepare_cached(include_str!("conflicts_write.sql"))?.execute(named_params! {
+        ":id": conflict.id, ":tbl": conflict.table, ":record": conflict.record, ":feed": conflict.feed, ":device": conflict.device,
+        ":user": conflict.user, ":role": conflict.role, ":op": conflict.op.0, ":op_id": conflict.op_id, ":rule": conflict.rule,
+        ":winner": conflict.winner, ":why": conflict.why, ":suggest": conflict.suggest, ":fields": conflict.fields,
+        ":status": conflict.status, ":base": conflict.base, ":server": conflict.server, ":server_id": conflict.server_id,
+        ":server_version": conflict.server_version, ":server_deleted": conflict.server_deleted,
+        ":server_updated_at": conflict.server_updated_at, ":client": conflict.client, ":updated_at": conflict.updated_at,
+        ":edited_at": conflict.edited_at, ":version": conflict.version, ":created_at": conflict.created_at,
+    })?;
+    Ok(())
+}
+
+/// One conflict.
+pub fn find(db: &Connection, id: &str) -> rusqlite::Result<Option<Conflict>> {
+    db.prepare_cached("SELECT * FROM conflicts WHERE id = ?1")?.query_row([id], from_row).optional()
+}
+
+/// The conflict that an operation led to.
+pub fn of_op(db: &Connection, device: i64, op: Hash) -> rusqlite::Result<Option<Conflict>> {
+    db.prepare_cached("SELECT * FROM conflicts WHERE device = ?1 AND op = ?2 LIMIT 1")?.query_row((device, op.0), from_row).optional()
+}
+
+/// A device's own open conflict on a record, which its later changes join.
+pub fn open_of(db: &Connection, table: TableNo, record: &str, device: i64) -> rusqlite::Result<Option<Conflict>> {
+    db.prepare_cached("SELECT * FROM conflicts WHERE tbl = ?1 AND record = ?2 AND device = ?3 AND status = 'open' LIMIT 1")?
+        .query_row((table, record, device), from_row)
+        .optional()
+}
+
+/// Lets a later change of the same device join an open conflict: base of the first, content of the last.
+pub fn join(db: &Connection, id: &str, later: &Conflict) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE conflicts SET client = :client, fields = :fields, updated_at = :updated_at, edited_at = :edited_at, version = :version,
+           server = :server, server_version = :server_version, server_deleted = :server_deleted, server_updated_at = :server_updated_at
+         WHERE id = :id",
+    )?
+    .execute(named_params! {
+        ":id": id, ":client": later.client, ":fields": later.fields, ":updated_at": later.updated_at, ":edited_at": later.edited_at,
+        ":version": later.version, ":server": later.server, ":server_version": later.server_version,
+        ":server_deleted": later.server_deleted, ":server_updated_at": later.server_updated_at,
+    })?;
+    Ok(())
+}
+
+/// Open conflicts for each feed.
+pub fn open_by_feed(db: &Connection) -> rusqlite::Result<std::collections::HashMap<FeedNo, i64>> {
+    db.prepare_cached("SELECT feed, count(*) FROM conflicts INDEXED BY conflicts_of_feed WHERE status = 'open' GROUP BY feed")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
+/// Open conflicts for each device.
+pub fn open_by_device(db: &Connection) -> rusqlite::Result<std::collections::HashMap<i64, i64>> {
+    db.prepare_cached("SELECT device, count(*) FROM conflicts WHERE status = 'open' AND device IS NOT NULL GROUP BY device")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
+/// Where a purge of old closed conflicts stands: removes at most `limit`, returns how many.
+pub fn purge(db: &Connection, before: Micros, limit: usize) -> rusqlite::Result<usize> {
+    // UUIDv7 begins with the milliseconds of its time, so the index on (status, id) is also one on time.
+    let bound = format!("{:012x}", (before / 1_000).max(0));
+    let bound = format!("{}-{}", &bound[..8], &bound[8..]);
+    db.prepare_cached(
+        "DELETE FROM conflicts WHERE id IN (SELECT id FROM conflicts WHERE status = 'resolved' AND id < ?1 ORDER BY id LIMIT ?2)",
+    )?
+    .execute((bound, limit as i64))
+}

@@ -1,0 +1,453 @@
+//! Records: their present state, their versions, and the pages that pulls read.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::ops::ControlFlow;
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row};
+
+use crate::domain::actor::Role;
+use crate::domain::change::Op;
+use crate::domain::clock::Micros;
+use crate::domain::cursor::Seq;
+use crate::domain::decide::Version;
+use crate::domain::record::{Content, Hash};
+
+use super::ledger::Ledger;
+use super::live::{Delta, FeedNo, TableNo};
+use super::{Result, meta};
+
+/// A stored version with what the database knows beside it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// What decisions are made of. `own` is set for the device that was named in the look-up.
+    pub version: Version,
+    /// Its feed.
+    pub feed: FeedNo,
+    /// Identity of the operation that made it.
+    pub op: Hash,
+    /// Hash of what that operation said.
+    pub body: Hash,
+    /// 2: stored exactly as sent; 1: the scope was filled in; 0: merged.
+    pub fidelity: u8,
+    /// What was sent, where fidelity is 0.
+    pub sent: Option<String>,
+    /// The version before.
+    pub previous: Option<Seq>,
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT c.seq, c.feed, c.id, c.version, c.device, c.role, c.op, c.body, c.updated_at, c.edited_at, c.received_at, c.hash,
+                    c.deleted, c.fidelity, c.previous, c.sent, c.data, f.scope, f.tbl",
+            $rest
+        )
+    };
+}
+
+/// The statement that finds a record. Hidden and absent ids are told apart by nothing but its result.
+pub const HEAD: &str =
+    select!(" FROM heads h JOIN changes c ON c.seq = h.seq JOIN feeds f ON f.no = c.feed WHERE h.tbl = ?1 AND h.id = ?2");
+const AT: &str = select!(" FROM changes c JOIN feeds f ON f.no = c.feed WHERE c.seq = ?1");
+const BY_OP: &str = select!(" FROM changes c JOIN feeds f ON f.no = c.feed WHERE c.named = 1 AND c.device = ?1 AND c.op = ?2");
+const ENTRY: &str = select!(
+    ", c.rule, u.name AS user_name, d.id AS device_id, d.name AS device_name
+     FROM changes c JOIN feeds f ON f.no = c.feed JOIN users u ON u.no = c.user LEFT JOIN devices d ON d.no = c.device WHERE c.seq = ?1"
+);
+
+fn from_row(row: &Row<'_>, device: Option<i64>) -> rusqlite::Result<Stored> {
+    let author: Option<i64> = row.get("device")?;
+    let fidelity: u8 = row.get("fidelity")?;
+    Ok(Stored {
+        version: Version {
+            seq: row.get("seq")?,
+            version: row.get("version")?,
+            deleted: row.get("deleted")?,
+            content: Content::trusted(row.get("data")?),
+            hash: Hash(row.get("hash")?),
+            scope: row.get("scope")?,
+            own: author.is_some() && author == device,
+            clean: fidelity > 0,
+            role: Role::parse(row.get_ref("role")?.as_str()?).unwrap_or(Role::Store),
+            edited_at: row.get("edited_at")?,
+            updated_at: row.get("updated_at")?,
+            received_at: row.get("received_at")?,
+        },
+        feed: row.get("feed")?,
+        op: Hash(row.get("op")?),
+        body: Hash(row.get("body")?),
+        fidelity,
+        sent: row.get("sent")?,
+        previous: row.get("previous")?,
+    })
+}
+
+/// A record's present state, tombstones included. `device` is whose versions count as its own.
+pub fn head(db: &Connection, table: TableNo, id: &str, device: Option<i64>) -> Result<Option<Stored>> {
+    let mut query = db.prepare_cached(HEAD)?;
+    Ok(query.query_row((table, id), |row| from_row(row, device)).optional()?)
+}
+
+/// The version at a seq.
+pub fn at(db: &Connection, seq: Seq, device: Option<i64>) -> Result<Option<Stored>> {
+    let mut query = db.prepare_cached(AT)?;
+    Ok(query.query_row([seq], |row| from_row(row, device)).optional()?)
+}
+
+/// The version that a device's named operation made, whatever record that was of.
+pub fn by_op(db: &Connection, device: i64, op: Hash) -> Result<Option<(TableNo, String, Stored)>> {
+    let mut query = db.prepare_cached(BY_OP)?;
+    let found = query.query_row((device, op.0), |row| Ok((row.get("tbl")?, row.get("id")?, from_row(row, Some(device))?)));
+    Ok(found.optional()?)
+}
+
+/// A version to be written.
+#[derive(Debug)]
+pub struct New<'a> {
+    /// The record's table.
+    pub table: TableNo,
+    /// The record's id.
+    pub id: &'a str,
+    /// The feed that it goes to.
+    pub feed: FeedNo,
+    /// The device, unless a person decided.
+    pub device: Option<i64>,
+    /// The author.
+    pub user: i64,
+    /// The author's role.
+    pub role: Role,
+    /// The operation.
+    pub op: Op,
+    /// The edit, by the device's clock.
+    pub updated_at: Micros,
+    /// The edit, corrected; `None`: the time of acceptance.
+    pub edited_at: Option<Micros>,
+    /// Hash of the content.
+    pub hash: Hash,
+    /// A tombstone.
+    pub deleted: bool,
+    /// 2: exactly as sent; 1: the scope was filled in; 0: merged.
+    pub fidelity: u8,
+    /// The rule that decided, where there was a conflict.
+    pub rule: Option<&'a str>,
+    /// What was sent, where fidelity is 0.
+    pub sent: Option<&'a str>,
+    /// The content.
+    pub content: &'a Content,
+}
+
+/// What a write came to.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// Its commit position.
+    pub seq: Seq,
+    /// Its number within the record.
+    pub version: i64,
+    /// Its time.
+    pub received_at: Micros,
+}
+
+/// Writes a new version over the present one.
+pub fn write(db: &Connection, ledger: &mut Ledger, new: &New<'_>, current: Option<&Stored>) -> Result<Written> {
+    let (seq, received_at) = ledger.next();
+    let version = current.map_or(0, |c| c.version.version) + 1;
+    let previous = current.map(|c| c.version.seq);
+    let edited_at = new.edited_at.unwrap_or(received_at).min(received_at);
+    // By position, not by name: this statement runs for every change, and looking names up costs a tenth of it.
+    db.prepare_cached(
+        "INSERT INTO changes (seq, feed, id, version, device, user, role, op, body, named, updated_at, edited_at, received_at,
+                              hash, deleted, fidelity, previous, rule, sent, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+    )?
+    .execute(rusqlite::params![
+        seq,
+        new.feed,
+        new.id,
+        version,
+        new.device,
+        new.user,
+        new.role.word(),
+        new.op.id.0.as_slice(),
+        new.op.body.0.as_slice(),
+        new.op.named,
+        new.updated_at,
+        edited_at,
+        received_at,
+        new.hash.0.as_slice(),
+        new.deleted,
+        new.fidelity,
+        previous,
+        new.rule,
+        new.sent,
+        new.content.text(),
+    ])?;
+    let mut delta = Delta { head: seq, changes: 1, ..Delta::default() };
+    match current {
+        None => {
+            db.prepare_cached("INSERT INTO heads (tbl, id, seq) VALUES (?1, ?2, ?3)")?.execute((new.table, new.id, seq))?;
+        }
+        Some(current) => {
+            db.prepare_cached("UPDATE heads SET seq = ?3 WHERE tbl = ?1 AND id = ?2")?.execute((new.table, new.id, seq))?;
+            db.prepare_cached("UPDATE changes SET next = ?2 WHERE seq = ?1")?.execute((current.version.seq, seq))?;
+            let mut left = Delta::default();
+            *(if current.version.deleted { &mut left.tombstones } else { &mut left.records }) -= 1;
+            if current.feed != new.feed {
+                left.head = seq;
+                db.prepare_cached("INSERT INTO evictions (feed, seq, tbl, id) VALUES (?1, ?2, ?3, ?4)")?.execute((
+                    current.feed,
+                    seq,
+                    new.table,
+                    new.id,
+                ))?;
+            }
+            ledger.add(current.feed, left);
+        }
+    }
+    *(if new.deleted { &mut delta.tombstones } else { &mut delta.records }) += 1;
+    ledger.add(new.feed, delta);
+    Ok(Written { seq, version, received_at })
+}
+
+/// The hash under which a purged record is remembered.
+pub fn grave(table: &str, id: &str) -> Hash {
+    Hash::of(format!("{table}/{id}").as_bytes())
+}
+
+/// Was the record purged?
+pub fn is_purged(db: &Connection, key: Hash) -> Result<bool> {
+    Ok(db.prepare_cached("SELECT 1 FROM graves WHERE key = ?1")?.exists([key.0])?)
+}
+
+/// The live record of a feed that holds a unique key.
+pub fn unique_holder(db: &Connection, feed: FeedNo, key: Hash) -> Result<Option<String>> {
+    let mut query = db.prepare_cached("SELECT id FROM unique_keys WHERE feed = ?1 AND key = ?2")?;
+    Ok(query.query_row((feed, key.0), |row| row.get(0)).optional()?)
+}
+
+/// Takes a unique key for a record.
+pub fn take_unique(db: &Connection, feed: FeedNo, key: Hash, id: &str) -> Result<()> {
+    db.prepare_cached("INSERT INTO unique_keys (feed, key, id) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?.execute((feed, key.0, id))?;
+    Ok(())
+}
+
+/// Gives a unique key up, if the record holds it.
+pub fn free_unique(db: &Connection, feed: FeedNo, key: Hash, id: &str) -> Result<()> {
+    db.prepare_cached("DELETE FROM unique_keys WHERE feed = ?1 AND key = ?2 AND id = ?3")?.execute((feed, key.0, id))?;
+    Ok(())
+}
+
+/// Forgets the unique keys of a table, to be built anew.
+pub fn clear_unique(db: &Connection, table: TableNo) -> Result<()> {
+    db.execute("DELETE FROM unique_keys WHERE feed IN (SELECT no FROM feeds WHERE tbl = ?1)", [table])?;
+    Ok(())
+}
+
+/// Calls back for every live record of a table: feed, id, content.
+pub fn each_live(db: &Connection, table: TableNo, mut visit: impl FnMut(FeedNo, &str, Content) -> Result<()>) -> Result<()> {
+    let mut query = db.prepare(
+        "SELECT c.feed, c.id, c.data FROM feeds f JOIN changes c ON c.feed = f.no
+         WHERE f.tbl = ?1 AND c.next IS NULL AND c.deleted = 0 ORDER BY c.feed, c.seq",
+    )?;
+    let mut rows = query.query([table])?;
+    while let Some(row) = rows.next()? {
+        visit(row.get(0)?, row.get_ref(1)?.as_str().unwrap_or_default(), Content::trusted(row.get(2)?))?;
+    }
+    Ok(())
+}
+
+/// The newest seq whose time is not after `time`: a binary search by seq, since both only grow.
+pub fn seq_at(db: &Connection, time: Micros) -> Result<Seq> {
+    let mut query = db.prepare_cached("SELECT seq, received_at FROM changes WHERE seq >= ?1 ORDER BY seq LIMIT 1")?;
+    let newest: Option<Seq> = db.prepare_cached("SELECT max(seq) FROM changes")?.query_row([], |row| row.get(0))?;
+    let (mut low, mut high) = (0, newest.unwrap_or(0));
+    while low < high {
+        let middle = low + (high - low + 1) / 2;
+        let (seq, at): (Seq, Micros) = query.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if at <= time { low = seq.max(middle) } else { high = middle - 1 }
+    }
+    // The newest changes may have been purged; whoever knows a time after that has them behind it.
+    let purged_at: Option<Micros> = meta::read(db, meta::FLOOR_TIME)?;
+    Ok(if purged_at.is_some_and(|at| at <= time) { low.max(meta::floor(db)?) } else { low })
+}
+
+/// Time of a seq, or of the newest one before it that is still there: never a time that a later change has.
+pub fn time_of(db: &Connection, seq: Seq) -> Result<Option<Micros>> {
+    let mut query = db.prepare_cached("SELECT received_at FROM changes WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1")?;
+    Ok(query.query_row([seq], |row| row.get(0)).optional()?)
+}
+
+/// What a page reads: one feed, records or evictions.
+#[derive(Debug)]
+pub struct Stream {
+    /// The feed.
+    pub feed: FeedNo,
+    /// Its table.
+    pub table: TableNo,
+    /// Evictions from the feed instead of records in it.
+    pub evictions: bool,
+    /// Begin after this seq.
+    pub after: Seq,
+}
+
+/// One thing in a page.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// A record's present state.
+    Record {
+        /// Its place.
+        seq: Seq,
+        /// Its table.
+        table: TableNo,
+        /// Its row.
+        row: RecordRow<'a>,
+    },
+    /// A record that left a feed.
+    Eviction {
+        /// Its place.
+        seq: Seq,
+        /// Its table.
+        table: TableNo,
+        /// Its id.
+        id: String,
+    },
+}
+
+/// A record as a page gives it, borrowed from SQLite.
+#[derive(Debug)]
+pub struct RecordRow<'a> {
+    /// Its id.
+    pub id: &'a [u8],
+    /// Its version.
+    pub version: i64,
+    /// The edit, by the device's clock.
+    pub updated_at: Micros,
+    /// A tombstone.
+    pub deleted: bool,
+    /// 2: stored exactly as its device sent it.
+    pub fidelity: u8,
+    /// Who wrote it.
+    pub device: Option<i64>,
+    /// Canonical JSON.
+    pub data: &'a [u8],
+}
+
+/// Seqs fetched from a feed's index at a time.
+const CHUNK: usize = 128;
+
+struct Feeding {
+    stream: Stream,
+    chunk: VecDeque<(Seq, String)>,
+    exhausted: bool,
+}
+
+impl Feeding {
+    /// The next seq, fetching a chunk of the index when the last one is used up.
+    fn peek(&mut self, queries: &mut Queries<'_>, upto: Seq, size: usize) -> rusqlite::Result<Option<Seq>> {
+        if self.chunk.is_empty() && !self.exhausted {
+            let parameters = (self.stream.feed, self.stream.after, upto, size as i64);
+            if self.stream.evictions {
+                let rows = queries.evictions.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?)))?;
+                self.chunk = rows.collect::<rusqlite::Result<_>>()?;
+            } else {
+                let rows = queries.records.query_map(parameters, |row| Ok((row.get(0)?, String::new())))?;
+                self.chunk = rows.collect::<rusqlite::Result<_>>()?;
+            }
+            self.exhausted = self.chunk.len() < size;
+            self.stream.after = self.chunk.back().map_or(self.stream.after, |(seq, _)| *seq);
+        }
+        Ok(self.chunk.front().map(|(seq, _)| *seq))
+    }
+}
+
+struct Queries<'a> {
+    records: CachedStatement<'a>,
+    evictions: CachedStatement<'a>,
+}
+
+/// The statement that pages walk a feed by: it reads the index alone, one entry for each record that it gives.
+pub const FEED_ORDER: &str = "SELECT seq FROM changes WHERE feed = ?1 AND next IS NULL AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4";
+const EVICTED: &str = "SELECT seq, id FROM evictions WHERE feed = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4";
+/// The statement that reads one record of a page.
+pub const RECORD: &str = "SELECT id, version, updated_at, deleted, fidelity, device, data FROM changes WHERE seq = ?1";
+
+/// Walks several feeds together in seq order up to and including `upto`, lazily, until the callback has enough.
+pub fn page(
+    db: &Connection,
+    streams: Vec<Stream>,
+    upto: Seq,
+    wanted: usize,
+    mut take: impl FnMut(Item<'_>) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let mut queries = Queries { records: db.prepare_cached(FEED_ORDER)?, evictions: db.prepare_cached(EVICTED)? };
+    let mut record = db.prepare_cached(RECORD)?;
+    let size = if streams.len() == 1 { wanted + 1 } else { CHUNK.min(wanted + 1) };
+    let mut feeding: Vec<Feeding> =
+        streams.into_iter().map(|stream| Feeding { stream, chunk: VecDeque::new(), exhausted: false }).collect();
+    let mut heap = BinaryHeap::with_capacity(feeding.len());
+    for (place, feed) in feeding.iter_mut().enumerate() {
+        if let Some(seq) = feed.peek(&mut queries, upto, size)? {
+            heap.push(Reverse((seq, place)));
+        }
+    }
+    while let Some(Reverse((seq, place))) = heap.pop() {
+        let feed = &mut feeding[place];
+        let (table, id) = (feed.stream.table, feed.chunk.pop_front().map(|(_, id)| id).unwrap_or_default());
+        let flow = if feed.stream.evictions {
+            take(Item::Eviction { seq, table, id })?
+        } else {
+            let mut rows = record.query([seq])?;
+            let Some(row) = rows.next()? else { continue };
+            let row = RecordRow {
+                id: row.get_ref(0)?.as_bytes().unwrap_or_default(),
+                version: row.get(1)?,
+                updated_at: row.get(2)?,
+                deleted: row.get(3)?,
+                fidelity: row.get(4)?,
+                device: row.get(5)?,
+                data: row.get_ref(6)?.as_bytes().unwrap_or_default(),
+            };
+            take(Item::Record { seq, table, row })?
+        };
+        if flow.is_break() {
+            return Ok(());
+        }
+        if let Some(seq) = feeding[place].peek(&mut queries, upto, size)? {
+            heap.push(Reverse((seq, place)));
+        }
+    }
+    Ok(())
+}
+
+/// One entry of a record's history.
+#[derive(Debug)]
+pub struct Entry {
+    /// The version.
+    pub stored: Stored,
+    /// Who, by name.
+    pub user: String,
+    /// On which device, by id.
+    pub device: Option<String>,
+    /// The device's name.
+    pub device_name: Option<String>,
+    /// The author's role then.
+    pub role: String,
+    /// The rule that decided it.
+    pub rule: Option<String>,
+}
+
+/// The version at a seq, with its author.
+pub fn entry(db: &Connection, seq: Seq) -> Result<Option<Entry>> {
+    let mut query = db.prepare_cached(ENTRY)?;
+    let found = query.query_row([seq], |row| {
+        Ok(Entry {
+            stored: from_row(row, None)?,
+            user: row.get("user_name")?,
+            device: row.get("device_id")?,
+            device_name: row.get("device_name")?,
+            role: row.get("role")?,
+            rule: row.get("rule")?,
+        })
+    });
+    Ok(found.optional()?)
+}

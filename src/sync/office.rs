@@ -1,0 +1,120 @@
+//! The office's rules as the appliance uses them: tables with their numbers, and what follows from a change of rules.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::domain::actor::Actor;
+use crate::domain::ids::TableName;
+use crate::domain::record::{Content, Hash};
+use crate::domain::rules::{Scope, TableRules, Tables};
+use crate::sqlite::writer::Outcome;
+use crate::store::live::{FeedNo, State, TableNo};
+use crate::store::{self, Store, meta, records};
+
+/// A table with its rules.
+#[derive(Debug)]
+pub struct Table {
+    /// Its number in the database.
+    pub no: TableNo,
+    /// Its name.
+    pub name: TableName,
+    /// Its rules.
+    pub rules: TableRules,
+}
+
+impl Table {
+    /// The unique key of a content, where the table has one and all its fields are there.
+    pub fn unique_key(&self, content: &Content) -> Option<Hash> {
+        if self.rules.unique.is_empty() {
+            return None;
+        }
+        let values: Option<Vec<&str>> = self.rules.unique.iter().map(|field| content.value(field)).collect();
+        Some(Hash::of(values?.join(",").as_bytes()))
+    }
+
+    /// The feeds of this table in an actor's view.
+    pub fn feeds(&self, actor: &Actor, state: &State) -> Vec<FeedNo> {
+        let one = |scope: &str| state.feed(self.no, scope).map(|(no, _)| no);
+        match self.rules.scope {
+            _ if !actor.may_read(&self.rules) => Vec::new(),
+            Scope::Office => one("").into_iter().collect(),
+            _ if actor.role.sees_all() => state.feeds_of(self.no).map(|(no, _)| no).collect(),
+            Scope::Store => actor.stores.iter().filter_map(|store| one(store.as_str())).collect(),
+            Scope::User => one(actor.user.as_str()).into_iter().collect(),
+        }
+    }
+}
+
+/// All tables.
+#[derive(Debug, Default)]
+pub struct Office {
+    by_name: BTreeMap<TableName, Arc<Table>>,
+    by_no: HashMap<TableNo, Arc<Table>>,
+}
+
+impl Office {
+    /// A table by name.
+    pub fn table(&self, name: &str) -> Option<&Arc<Table>> {
+        self.by_name.get(&TableName::parse(name).ok()?)
+    }
+
+    /// A table by number.
+    pub fn numbered(&self, no: TableNo) -> Option<&Arc<Table>> {
+        self.by_no.get(&no)
+    }
+
+    /// All tables, by name.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.by_name.values()
+    }
+}
+
+/// Puts rules in force: numbers the tables, starts a new view generation if what devices may see changes, and builds
+/// unique keys anew where they change. Writes nothing if nothing changed.
+pub async fn adopt(store: &Store, tables: Tables) -> store::Result<Office> {
+    let numbers = |tables: Tables| {
+        move |db: &rusqlite::Connection, ledger: &mut store::ledger::Ledger| {
+            let mut office = Office::default();
+            for (name, rules) in tables {
+                let no = ledger.table(db, name.as_str())?;
+                let table = Arc::new(Table { no, name: name.clone(), rules });
+                office.by_no.insert(no, table.clone());
+                office.by_name.insert(name, table);
+            }
+            let views: Vec<_> = office.tables().map(|t| (t.name.as_str(), t.rules.scope, t.rules.scope_field(), t.rules.read)).collect();
+            let views = serde_json::to_string(&views).unwrap_or_default();
+            let before: Option<String> = meta::read(db, meta::VIEW_RULES)?;
+            if before.as_deref() != Some(&views) {
+                meta::write(db, meta::VIEW_RULES, views)?;
+                meta::raise(db, meta::VIEW)?;
+                ledger.raise_view(meta::read(db, meta::VIEW)?.unwrap_or(1));
+            }
+            unique_keys(db, &office)?;
+            Ok(Outcome::Keep(office))
+        }
+    };
+    store.writer.run(numbers(tables)).await
+}
+
+fn unique_keys(db: &rusqlite::Connection, office: &Office) -> store::Result<()> {
+    let now: BTreeMap<&str, &[String]> =
+        office.tables().filter(|t| !t.rules.unique.is_empty()).map(|t| (t.name.as_str(), t.rules.unique.as_slice())).collect();
+    let text = serde_json::to_string(&now).unwrap_or_default();
+    let before: String = meta::read(db, meta::UNIQUE_RULES)?.unwrap_or_else(|| "{}".into());
+    if before == text {
+        return Ok(());
+    }
+    let before: BTreeMap<String, Vec<String>> = serde_json::from_str(&before).unwrap_or_default();
+    for table in office.tables() {
+        if before.get(table.name.as_str()).unwrap_or(&Vec::new()) == &table.rules.unique {
+            continue;
+        }
+        records::clear_unique(db, table.no)?;
+        records::each_live(db, table.no, |feed, id, content| match table.unique_key(&content) {
+            Some(key) => records::take_unique(db, feed, key, id),
+            None => Ok(()),
+        })?;
+    }
+    meta::write(db, meta::UNIQUE_RULES, text)?;
+    Ok(())
+}

@@ -1,0 +1,453 @@
+//! Inside the writer's transaction: exactly once, the decision, and its effects.
+
+use bytes::Bytes;
+
+use crate::domain::change::{Base, Edit, Op, Position};
+use crate::domain::clock;
+use crate::domain::decide::{self, Conflict, Decision, Given, Lineage, Reach, Refusal, Sent, Why, Winner, Write};
+use crate::domain::limits;
+use crate::domain::record::Hash;
+use crate::protocol::problem::Code;
+use crate::store::accounts::Device;
+use crate::store::ledger::Ledger;
+use crate::store::live::{Delta, FeedNo};
+use crate::store::receipts::{self, Receipt};
+use crate::store::records::{self, New, Stored, Written};
+use crate::store::rejections::{self, Rejection};
+use crate::store::{self, conflicts};
+use crate::sync::office::Table;
+
+use super::{Frame, Item, Ready, Shown, Verdict};
+
+/// One push at work.
+pub(super) struct Job<'a> {
+    pub(super) db: &'a rusqlite::Connection,
+    pub(super) ledger: &'a mut Ledger,
+    pub(super) device: &'a Device,
+    pub(super) frame: &'a Frame,
+}
+
+impl Job<'_> {
+    /// Decides one change and writes what follows.
+    pub(super) fn item(&mut self, item: &Item, body: &Bytes) -> store::Result<Verdict> {
+        let raw = std::str::from_utf8(&body[item.raw.clone()]).unwrap_or_default();
+        let verdict = match &item.ready {
+            Ok(ready) => self.change(ready)?,
+            Err((code, detail)) => self.refuse_unread(item, raw, *code, detail)?,
+        };
+        if let Verdict::Rejected { code, detail } = &verdict {
+            let op = match (&item.ready, &item.op_id) {
+                (Ok(ready), _) => ready.op.id,
+                (Err(_), Some(op_id)) => Hash::of(op_id.as_bytes()),
+                (Err(_), None) => Hash::of(raw.as_bytes()),
+            };
+            let rejection = Rejection {
+                table: item.table.chars().take(limits::ID_CHARS).collect(),
+                record: item.record.clone(),
+                op_id: item.op_id.clone(),
+                code: code.word().into(),
+                detail: detail.clone(),
+                body: raw.to_owned(),
+                times: 1,
+                received_at: self.frame.now,
+            };
+            rejections::keep(self.db, self.device.no, op, &rejection)?;
+        }
+        Ok(verdict)
+    }
+
+    /// A change that could not be read: its answer is remembered if the client named it.
+    fn refuse_unread(&mut self, item: &Item, raw: &str, code: Code, detail: &str) -> store::Result<Verdict> {
+        let Some(op_id) = &item.op_id else {
+            return Ok(Verdict::Rejected { code, detail: detail.to_owned() });
+        };
+        let op = Op { id: Hash::of(op_id.as_bytes()), body: Hash::of(raw.as_bytes()), named: true };
+        if let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
+            let detail = "This op_id was used for another operation.".to_owned();
+            return Ok(match receipt.rejection {
+                Some((code, detail)) if receipt.body == op.body => Verdict::Rejected { code: code_of(&code), detail },
+                _ => Verdict::Rejected { code: Code::OpIdReused, detail },
+            });
+        }
+        if records::by_op(self.db, self.device.no, op.id)?.is_some() {
+            return Ok(reused());
+        }
+        self.receipt(op, 0, "", "rejected", None, Some((code.word(), detail)), None, clock::Micros::MIN, 0, false)?;
+        Ok(Verdict::Rejected { code, detail: detail.to_owned() })
+    }
+
+    fn change(&mut self, ready: &Ready) -> store::Result<Verdict> {
+        let Ready { table, change, op, .. } = ready;
+        if let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
+            return if receipt.body == op.body { self.repeat(ready, &receipt) } else { Ok(reused()) };
+        }
+        if op.named
+            && let Some((no, id, row)) = records::by_op(self.db, self.device.no, op.id)?
+        {
+            let same = no == table.no && id == change.id.as_str() && row.body == op.body;
+            return if same { self.repeat_row(ready, &row) } else { Ok(reused()) };
+        }
+        let current = records::head(self.db, table.no, change.id.as_str(), Some(self.device.no))?;
+        let (lineage, own) = match self.lineage(ready, current.as_ref())? {
+            Walk::Repeat(row) => return self.repeat_row(ready, &row),
+            Walk::Lineage(lineage, own) => (lineage, own),
+        };
+        let last_sent = if current.is_some() { self.last_sent(ready, own)? } else { None };
+        let purged = current.is_none() && self.ledger.graves() && {
+            records::is_purged(self.db, records::grave(table.name.as_str(), change.id.as_str()))?
+        };
+        let edited_at = clock::correct(change.updated_at, self.frame.offset, self.frame.now);
+        let decision = decide::decide(&Given {
+            rules: &table.rules,
+            actor: &self.device.actor,
+            change,
+            current: current.as_ref().map(|stored| &stored.version),
+            lineage: &lineage,
+            last_sent: last_sent.as_ref(),
+            position: self.frame.position,
+            purged,
+            edited_at,
+            derived: !op.named,
+            horizon: self.frame.horizon,
+        });
+        match decision {
+            Decision::Apply(write) => self.apply(ready, current.as_ref(), write, "applied"),
+            Decision::Merge(write) => self.apply(ready, current.as_ref(), write, "merged"),
+            Decision::Noop(sent) => self.noop(ready, current.as_ref(), sent.map(|content| content.into_text())),
+            Decision::Conflict(conflict) => self.conflict(ready, current.as_ref(), conflict, None),
+            Decision::Reject(refusal, detail) => self.refuse(ready, refusal, detail),
+        }
+    }
+
+    /// Walks from the present state down to the change's base. Also finds the operation itself, where this is a retry.
+    fn lineage(&self, ready: &Ready, current: Option<&Stored>) -> store::Result<Walk> {
+        let Ready { change, op, .. } = ready;
+        let mut lineage = Lineage::default();
+        let mut own: Option<Sent> = None;
+        // Where the device's memory or a content stands in for the base, an earlier try may lie below what matches it now.
+        let to_the_end = !op.named
+            && match change.base {
+                Base::Absent => matches!(self.frame.position, Position::Remembered { .. }),
+                Base::Hash(_) | Base::Data(_) => true,
+                Base::Nothing | Base::Version(_) => false,
+            };
+        let mut next = current.cloned();
+        let mut seen = 0;
+        while let Some(stored) = next {
+            seen += 1;
+            if stored.version.own && stored.op == op.id {
+                return Ok(Walk::Repeat(Box::new(stored)));
+            }
+            if own.is_none() && stored.version.own {
+                own = Some(sent_of(&stored));
+            }
+            let previous = stored.previous;
+            if lineage.base.is_none() && !lineage.gap {
+                match decide::reach(&change.base, self.frame.position, &stored.version) {
+                    Reach::Above => lineage.above.push(stored.version),
+                    Reach::Base => lineage.base = Some(stored.version),
+                    Reach::Below => lineage.gap = true,
+                }
+            }
+            if (lineage.base.is_some() || lineage.gap) && !to_the_end {
+                break;
+            }
+            next = match previous {
+                Some(seq) if seen < limits::LINEAGE_VERSIONS => {
+                    let older = records::at(self.db, seq, Some(self.device.no))?;
+                    lineage.gap |= older.is_none() && lineage.base.is_none();
+                    older
+                }
+                Some(_) => {
+                    lineage.gap |= lineage.base.is_none();
+                    None
+                }
+                None => {
+                    lineage.gap |= lineage.base.is_none() && matches!(change.base, Base::Version(_) | Base::Hash(_));
+                    None
+                }
+            };
+        }
+        Ok(Walk::Lineage(lineage, own))
+    }
+
+    /// What this device last sent for the record: its newest row, or an answer that left none.
+    fn last_sent(&self, ready: &Ready, own: Option<Sent>) -> store::Result<Option<Sent>> {
+        let receipt = receipts::last_sent(self.db, self.device.no, ready.table.no, ready.change.id.as_str())?;
+        Ok(match (own, receipt) {
+            (Some(row), Some(receipt)) => Some(if receipt.seq >= row.seq { receipt } else { row }),
+            (row, receipt) => row.or(receipt),
+        })
+    }
+
+    fn feed(&mut self, table: &Table, scope: &str) -> store::Result<FeedNo> {
+        self.ledger.feed(self.db, table.no, scope)
+    }
+
+    fn apply(&mut self, ready: &Ready, current: Option<&Stored>, write: Write, status: &'static str) -> store::Result<Verdict> {
+        let feed = self.feed(&ready.table, &write.scope)?;
+        if let Some(conflict) = self.unique_clash(ready, feed, &write)? {
+            return Ok(conflict);
+        }
+        let written = self.write(ready, current, &write, feed, None)?;
+        // What was sent is what is stored, unless others' fields came in or the server filled something in.
+        let differs = status == "merged" || write.filled || matches!(ready.change.edit, Edit::Patch(_));
+        let data = differs.then(|| Shown {
+            version: written.version,
+            updated_at: ready.change.updated_at.unwrap_or(written.received_at),
+            deleted: write.deleted,
+            content: write.content.into_text(),
+        });
+        let data = data.filter(|_| self.device.actor.may_read(&ready.table.rules));
+        Ok(Verdict::Applied { status, version: Some(written.version), data, op: ready.op.id })
+    }
+
+    fn write(
+        &mut self,
+        ready: &Ready,
+        current: Option<&Stored>,
+        write: &Write,
+        feed: FeedNo,
+        rule: Option<&str>,
+    ) -> store::Result<Written> {
+        let Ready { table, change, op, hash } = ready;
+        let plain = !write.filled && write.sent.is_none() && matches!(change.edit, Edit::Whole(_));
+        let fidelity = match &write.sent {
+            Some(_) => 0,
+            None if plain || write.deleted => 2,
+            None => 1,
+        };
+        let new = New {
+            table: table.no,
+            id: change.id.as_str(),
+            feed,
+            device: Some(self.device.no),
+            user: self.device.user,
+            role: self.device.actor.role,
+            op: *op,
+            updated_at: change.updated_at.unwrap_or(self.frame.now),
+            edited_at: change.updated_at.map(|_| clock::correct(change.updated_at, self.frame.offset, self.frame.now)),
+            hash: hash.filter(|_| plain).unwrap_or_else(|| write.content.hash()),
+            deleted: write.deleted,
+            fidelity,
+            rule,
+            sent: write.sent.as_ref().map(|sent| sent.text()),
+            content: &write.content,
+        };
+        if !table.rules.unique.is_empty() {
+            if let Some(old) = current.filter(|old| !old.version.deleted)
+                && let Some(key) = table.unique_key(&old.version.content)
+            {
+                records::free_unique(self.db, old.feed, key, change.id.as_str())?;
+            }
+            if let Some(key) = table.unique_key(&write.content).filter(|_| !write.deleted) {
+                records::take_unique(self.db, feed, key, change.id.as_str())?;
+            }
+        }
+        records::write(self.db, self.ledger, &new, current)
+    }
+
+    /// The conflict with the record that already holds the unique key, if there is one.
+    fn unique_clash(&mut self, ready: &Ready, feed: FeedNo, write: &Write) -> store::Result<Option<Verdict>> {
+        let Some(key) = ready.table.unique_key(&write.content).filter(|_| !write.deleted) else { return Ok(None) };
+        let Some(holder) = records::unique_holder(self.db, feed, key)?.filter(|id| id != ready.change.id.as_str()) else {
+            return Ok(None);
+        };
+        let other = records::head(self.db, ready.table.no, &holder, Some(self.device.no))?;
+        let conflict = Conflict {
+            winner: Winner::Server,
+            fields: ready.table.rules.unique.clone(),
+            why: Why::Unique,
+            write: None,
+            suggest: Winner::Server,
+            base: None,
+            client: Some(write.content.clone()),
+        };
+        self.conflict(ready, other.as_ref(), conflict, Some(holder)).map(Some)
+    }
+
+    fn noop(&mut self, ready: &Ready, current: Option<&Stored>, sent: Option<String>) -> store::Result<Verdict> {
+        let version = current.map_or(0, |stored| stored.version.version);
+        let updated_at = ready.change.updated_at.unwrap_or(self.frame.now);
+        let id = ready.change.id.as_str();
+        self.receipt(ready.op, ready.table.no, id, "noop", None, None, sent.as_deref(), updated_at, version, true)?;
+        Ok(Verdict::Applied { status: "noop", version: current.map(|stored| stored.version.version), data: None, op: ready.op.id })
+    }
+
+    fn conflict(&mut self, ready: &Ready, server: Option<&Stored>, conflict: Conflict, holder: Option<String>) -> store::Result<Verdict> {
+        let Ready { table, change, op, .. } = ready;
+        if let Some(write) = &conflict.write {
+            let feed = self.feed(table, &write.scope)?;
+            if let Some(clash) = self.unique_clash(ready, feed, write)? {
+                return Ok(clash);
+            }
+        }
+        let mut version = server.map_or(0, |stored| stored.version.version);
+        if let Some(write) = &conflict.write {
+            let feed = self.feed(table, &write.scope)?;
+            version = self.write(ready, server, write, feed, Some(table.rules.rule.word()))?.version;
+        }
+        let feed = match server {
+            Some(stored) => stored.feed,
+            None => self.feed(table, "")?,
+        };
+        let updated_at = change.updated_at.unwrap_or(self.frame.now);
+        let mut row = conflicts::Conflict {
+            id: uuid::Uuid::new_v7(timestamp(self.frame.now)).to_string(),
+            table: table.no,
+            record: change.id.as_str().to_owned(),
+            feed,
+            device: Some(self.device.no),
+            user: self.device.user,
+            role: self.device.actor.role.word().into(),
+            op: op.id,
+            op_id: change.op_id.clone(),
+            rule: table.rules.rule.word().into(),
+            winner: conflict.winner.word().into(),
+            why: conflict.why.word().into(),
+            suggest: if conflict.suggest == Winner::Client { "use_client" } else { "use_server" }.into(),
+            fields: serde_json::to_string(&conflict.fields).unwrap_or_default(),
+            status: if conflict.winner == Winner::None { "open" } else { "resolved" }.into(),
+            base: conflict.base.map(|base| base.into_text()),
+            server: server.map(|stored| stored.version.content.text().to_owned()),
+            server_id: holder,
+            server_version: server.map_or(0, |stored| stored.version.version),
+            server_deleted: server.is_some_and(|stored| stored.version.deleted),
+            server_updated_at: server.map_or(0, |stored| stored.version.updated_at),
+            client: conflict.client.map(|content| content.into_text()),
+            updated_at,
+            edited_at: clock::correct(change.updated_at, self.frame.offset, self.frame.now),
+            version,
+            created_at: self.frame.now,
+        };
+        let joined = match conflict.winner {
+            Winner::None => conflicts::open_of(self.db, table.no, change.id.as_str(), self.device.no)?,
+            _ => None,
+        };
+        match joined {
+            Some(first) => {
+                conflicts::join(self.db, &first.id, &row)?;
+                (row.id, row.base) = (first.id, first.base);
+            }
+            None => {
+                conflicts::write(self.db, &row)?;
+                self.ledger.add(feed, Delta { conflicts: 1, ..Delta::default() });
+            }
+        }
+        if conflict.write.is_none() {
+            let (id, sent) = (change.id.as_str(), row.client.clone());
+            self.receipt(*op, table.no, id, "conflict", Some(&row.id), None, sent.as_deref(), updated_at, version, false)?;
+        }
+        let visible = conflict.why != Why::LeftView && self.device.actor.may_read(&table.rules);
+        Ok(Verdict::Conflict { conflict: Box::new(row), visible, recorded: !self.frame.dry_run })
+    }
+
+    fn refuse(&mut self, ready: &Ready, refusal: Refusal, detail: String) -> store::Result<Verdict> {
+        let code = match refusal {
+            Refusal::Gone => Code::Gone,
+            Refusal::Forbidden => Code::Forbidden,
+            Refusal::StoreRequired => Code::StoreRequired,
+            Refusal::Immutable => Code::Immutable,
+            Refusal::Invalid => Code::InvalidRecord,
+        };
+        if ready.op.named {
+            let (table, id) = (ready.table.no, ready.change.id.as_str());
+            let rejection = Some((code.word(), detail.as_str()));
+            self.receipt(ready.op, table, id, "rejected", None, rejection, None, self.frame.now, 0, false)?;
+        }
+        Ok(Verdict::Rejected { code, detail })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a receipt is one row, and each caller knows another half of it")]
+    fn receipt(
+        &mut self,
+        op: Op,
+        table: i64,
+        id: &str,
+        outcome: &str,
+        conflict: Option<&str>,
+        rejection: Option<(&str, &str)>,
+        sent: Option<&str>,
+        updated_at: clock::Micros,
+        version: i64,
+        clean: bool,
+    ) -> store::Result<()> {
+        let (device, seq, received_at) = (self.device.no, self.ledger.head(), self.frame.now);
+        let receipt = Receipt { device, op, table, id, outcome, conflict, rejection, sent, updated_at, version, clean, seq, received_at };
+        Ok(receipts::write(self.db, &receipt)?)
+    }
+
+    /// The first status; the record as it is now, as far as the device may see it now.
+    fn repeat(&mut self, ready: &Ready, receipt: &receipts::Stored) -> store::Result<Verdict> {
+        if let Some((code, detail)) = &receipt.rejection {
+            return Ok(Verdict::Rejected { code: code_of(code), detail: detail.clone() });
+        }
+        let conflict = match &receipt.conflict {
+            Some(id) => conflicts::find(self.db, id)?,
+            None => None,
+        };
+        let status = match receipt.outcome.as_str() {
+            "noop" => "noop",
+            "merged" => "merged",
+            _ => "applied",
+        };
+        self.as_it_is_now(ready, status, conflict)
+    }
+
+    fn repeat_row(&mut self, ready: &Ready, row: &Stored) -> store::Result<Verdict> {
+        if row.body != ready.op.body {
+            return Ok(reused());
+        }
+        let conflict = conflicts::of_op(self.db, self.device.no, ready.op.id)?;
+        self.as_it_is_now(ready, if row.fidelity == 0 { "merged" } else { "applied" }, conflict)
+    }
+
+    fn as_it_is_now(&mut self, ready: &Ready, status: &'static str, conflict: Option<conflicts::Conflict>) -> store::Result<Verdict> {
+        let rules = &ready.table.rules;
+        let current = records::head(self.db, ready.table.no, ready.change.id.as_str(), Some(self.device.no))?;
+        let seen = current
+            .as_ref()
+            .filter(|stored| self.device.actor.may_read(rules) && self.device.actor.in_scope(rules.scope, &stored.version.scope));
+        if let Some(mut conflict) = conflict {
+            let visible = seen.is_some() || conflict.server_id.is_some();
+            conflict.version = seen.map_or(conflict.version, |stored| stored.version.version);
+            return Ok(Verdict::Conflict { conflict: Box::new(conflict), visible, recorded: true });
+        }
+        let same = |stored: &Stored| match &ready.change.edit {
+            Edit::Whole(content) => !stored.version.deleted && *content == stored.version.content,
+            Edit::Patch(_) => false,
+            Edit::Delete => stored.version.deleted,
+        };
+        let data = seen.filter(|stored| !same(stored)).map(Shown::of);
+        Ok(Verdict::Applied { status, version: seen.map(|stored| stored.version.version), data, op: ready.op.id })
+    }
+}
+
+enum Walk {
+    Repeat(Box<Stored>),
+    Lineage(Lineage, Option<Sent>),
+}
+
+fn sent_of(stored: &Stored) -> Sent {
+    let sent = stored.sent.clone().map(crate::domain::record::Content::trusted);
+    Sent {
+        content: (!stored.version.deleted).then(|| sent.unwrap_or_else(|| stored.version.content.clone())),
+        updated_at: stored.version.updated_at,
+        version: stored.version.version,
+        seq: stored.version.seq,
+        clean: stored.version.clean,
+    }
+}
+
+fn reused() -> Verdict {
+    Verdict::Rejected { code: Code::OpIdReused, detail: "This op_id was used for another operation.".into() }
+}
+
+fn code_of(word: &str) -> Code {
+    Code::ALL.iter().copied().find(|code| code.word() == word).unwrap_or(Code::InvalidRecord)
+}
+
+/// A UUIDv7's time. The counter is random, so ids of one moment do not tell their order; nothing asks for it.
+fn timestamp(now: clock::Micros) -> uuid::Timestamp {
+    uuid::Timestamp::from_unix(uuid::NoContext, (now / 1_000_000) as u64, (now % 1_000_000 * 1_000) as u32)
+}

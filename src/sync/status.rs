@@ -1,0 +1,95 @@
+//! Status: what a manager wants to know, and what a device wants to know about itself.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::domain::actor::Actor;
+use crate::domain::clock;
+use crate::domain::cursor::Cursor;
+use crate::domain::rules::Granularity;
+use crate::store::live::FeedNo;
+use crate::store::{activity, conflicts};
+
+use super::{App, Result};
+
+/// Devices in one status answer; the list call pages through all.
+const DEVICES: usize = crate::domain::limits::LIST_ENTRIES;
+const HOUR: clock::Micros = 3_600_000_000;
+
+/// Everything that the actor may know; `only`: about one device.
+pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Value> {
+    let now = app.store.clock.now();
+    let office = app.office();
+    let (devices, _) = super::devices::list(app, actor, only, None, DEVICES).await?;
+    if only.is_some() && devices.is_empty() {
+        return super::problem(crate::protocol::problem::Code::NotFound, "There is no such device.");
+    }
+    // Counts cover the feeds of the actor's view, and no others.
+    let (feeds, records, tombstones, cursor) = {
+        let state = app.store.live.read();
+        let feeds: Vec<FeedNo> = office.tables().flat_map(|table| table.feeds(actor, &state)).collect();
+        let (mut records, mut tombstones) = (0, 0);
+        for feed in feeds.iter().filter_map(|no| state.numbered(*no)) {
+            records += feed.records;
+            tombstones += feed.tombstones;
+        }
+        let cursor = Cursor { epoch: state.epoch, seq: state.head, view: state.view, tables: 0, start: None };
+        (feeds, records, tombstones, cursor)
+    };
+    let wide = actor.role.sees_all();
+    let (open, day, bytes) = app
+        .store
+        .readers
+        .run(move |db| {
+            let open: HashMap<FeedNo, i64> = conflicts::open_by_feed(db)?;
+            let day = activity::since(db, now / HOUR - 23)?;
+            let pages: i64 =
+                db.query_row("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()", [], |row| row.get(0))?;
+            Ok((open, day, pages))
+        })
+        .await?;
+    let open_conflicts: i64 = feeds.iter().filter_map(|feed| open.get(feed)).sum();
+    let (changes, clashes) = feeds.iter().filter_map(|feed| day.get(feed)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let tables: serde_json::Map<String, Value> = office
+        .tables()
+        .filter(|table| actor.may_read(&table.rules))
+        .map(|table| {
+            let rules = &table.rules;
+            let mut entry = serde_json::to_value(rules).unwrap_or_default();
+            entry["granularity"] = json!(Granularity::Record);
+            entry["writable"] = json!(actor.may_write(rules));
+            if let Some(field) = rules.scope_field() {
+                entry["scope_field"] = json!(field);
+            }
+            (table.name.to_string(), entry)
+        })
+        .collect();
+    let active = devices.iter().filter(|device| device["status"] == "active").count();
+    let last_sync: serde_json::Map<String, Value> =
+        devices.iter().filter_map(|device| Some((device["device_id"].as_str()?.to_owned(), device["last_sync"].clone()))).collect();
+    let full = matches!(app.accepts_writes(), Err(super::Error::Problem(crate::protocol::problem::Code::StorageFull, _)));
+    let paused = app.store.accounts.now().paused;
+    Ok(json!({
+        "success": true,
+        "status": if paused { "paused" } else if full { "storage_full" } else { "ok" },
+        "timestamp": clock::text(now),
+        "version": env!("CARGO_PKG_VERSION"),
+        "tables": tables,
+        "active_devices": active,
+        "last_sync": last_sync,
+        "cursor": cursor.text(),
+        "counts": {
+            "records": records,
+            "tombstones": tombstones,
+            "open_conflicts": open_conflicts,
+            "changes_24h": changes,
+            "conflicts_24h": clashes,
+            "conflict_rate_24h": if changes + clashes > 0 { json!(clashes as f64 / (changes + clashes) as f64) } else { json!(0.0) },
+        },
+        "database_bytes": if wide { json!(bytes) } else { Value::Null },
+        "last_backup": Value::Null,
+        "devices": devices,
+        "limits": app.limits,
+    }))
+}
