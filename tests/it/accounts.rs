@@ -1,0 +1,1 @@
+//! Users, devices, invitations, sessions, roles.

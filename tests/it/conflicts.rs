@@ -1,0 +1,1 @@
+//! Who wins: each rule with roles, times, clocks, deletes.

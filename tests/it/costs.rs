@@ -1,0 +1,1 @@
+//! What a call may cost, by query plans and VM steps.

@@ -1,0 +1,1 @@
+//! Retries of whole pushes and parts of them change nothing twice.

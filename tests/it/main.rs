@@ -1,0 +1,17 @@
+//! The integration tests: one binary, a module per story. `support` has the appliance, the device and the answers' check.
+
+#[allow(dead_code, unused_imports, reason = "shared by all stories; each uses another part")]
+mod support;
+
+mod accounts;
+mod commands;
+mod conflicts;
+mod contract;
+mod costs;
+mod durability;
+mod exactly_once;
+mod pulling;
+mod retention;
+mod smoke;
+mod strangers;
+mod visibility;

@@ -1,0 +1,1 @@
+//! Cursors, pages, resets, and a device that ends equal to the server.

@@ -1,0 +1,1 @@
+//! Strangers: what people who are nobody send, and what it may cost.

@@ -1,0 +1,1 @@
+//! Who sees what: stores, moves, evictions, hidden and absent ids.
