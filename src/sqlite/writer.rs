@@ -3,6 +3,8 @@
 //! There is no artificial delay: while one commit syncs, the next batch gathers by itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,14 +55,24 @@ struct Queued<S> {
     refuse: Box<dyn FnOnce(Error) + Send>,
 }
 
+/// What the writer did since it began.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Jobs run, kept or not.
+    pub jobs: AtomicU64,
+    /// Transactions committed.
+    pub commits: AtomicU64,
+}
+
 /// A handle to the writer's queue. Cheap to clone; the thread ends when all handles are gone.
 pub struct Writer<S> {
     queue: mpsc::Sender<Queued<S>>,
+    counts: Arc<Counts>,
 }
 
 impl<S> Clone for Writer<S> {
     fn clone(&self) -> Self {
-        Writer { queue: self.queue.clone() }
+        Writer { queue: self.queue.clone(), counts: self.counts.clone() }
     }
 }
 
@@ -74,8 +86,15 @@ impl<S: State> Writer<S> {
     /// Starts the thread. It checkpoints and closes the file when the last handle is dropped.
     pub fn spawn(db: Connection, state: S) -> std::io::Result<(Writer<S>, JoinHandle<()>)> {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new().name("writer".into()).spawn(move || run(db, state, jobs))?;
-        Ok((Writer { queue }, thread))
+        let counts = Arc::new(Counts::default());
+        let counted = counts.clone();
+        let thread = std::thread::Builder::new().name("writer".into()).spawn(move || run(&db, state, jobs, &counted))?;
+        Ok((Writer { queue, counts }, thread))
+    }
+
+    /// What it did so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Runs a job inside the next commit and answers when that is durable.
@@ -86,7 +105,7 @@ impl<S: State> Writer<S> {
     {
         let (sender, receiver) = oneshot::channel();
         // Two places may have to answer, the batch or the refusal, and only one of them will.
-        let sender = std::sync::Arc::new(std::sync::Mutex::new(Some(sender)));
+        let sender = Arc::new(std::sync::Mutex::new(Some(sender)));
         let answer = move |result: Result<T>| {
             let taken = sender.lock().unwrap_or_else(|e| e.into_inner()).take();
             if let Some(sender) = taken {
@@ -109,12 +128,12 @@ impl<S: State> Writer<S> {
     }
 }
 
-fn run<S: State>(db: Connection, mut state: S, mut jobs: mpsc::Receiver<Queued<S>>) {
+fn run<S: State>(db: &Connection, mut state: S, mut jobs: mpsc::Receiver<Queued<S>>, counts: &Counts) {
     while let Some(first) = jobs.blocking_recv() {
-        batch(&db, &mut state, first, &mut jobs);
+        batch(db, &mut state, first, &mut jobs, counts);
     }
     let _ = db.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
-        state.before_commit(&db)?;
+        state.before_commit(db)?;
         db.execute_batch("COMMIT")
     });
     let _ = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
@@ -125,7 +144,7 @@ fn execute(db: &Connection, sql: &str) -> Result<()> {
     Ok(())
 }
 
-fn batch<S: State>(db: &Connection, state: &mut S, first: Queued<S>, jobs: &mut mpsc::Receiver<Queued<S>>) {
+fn batch<S: State>(db: &Connection, state: &mut S, first: Queued<S>, jobs: &mut mpsc::Receiver<Queued<S>>, counts: &Counts) {
     if let Err(error) = execute(db, "BEGIN IMMEDIATE") {
         (first.refuse)(error);
         return;
@@ -162,6 +181,8 @@ fn batch<S: State>(db: &Connection, state: &mut S, first: Queued<S>, jobs: &mut 
         let _ = execute(db, "ROLLBACK");
     }
     state.end_batch(result.is_ok());
+    counts.jobs.fetch_add(answers.len() as u64, Ordering::Relaxed);
+    counts.commits.fetch_add(1, Ordering::Relaxed);
     for answer in answers {
         answer(result.clone());
     }

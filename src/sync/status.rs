@@ -1,6 +1,7 @@
 //! Status: what a manager wants to know, and what a device wants to know about itself.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
@@ -69,6 +70,8 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
     let last_sync: serde_json::Map<String, Value> =
         devices.iter().filter_map(|device| Some((device["device_id"].as_str()?.to_owned(), device["last_sync"].clone()))).collect();
     let full = matches!(app.accepts_writes(), Err(super::Error::Problem(crate::protocol::problem::Code::StorageFull, _)));
+    let counts = app.store.writer.counts();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let paused = app.store.accounts.now().paused;
     Ok(json!({
         "success": true,
@@ -88,6 +91,7 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
             "conflict_rate_24h": if changes + clashes > 0 { json!(clashes as f64 / (changes + clashes) as f64) } else { json!(0.0) },
         },
         "database_bytes": if wide { json!(bytes) } else { Value::Null },
+        "writer": if wide { json!({ "jobs": count(&counts.jobs), "commits": count(&counts.commits) }) } else { Value::Null },
         "last_backup": Value::Null,
         "devices": devices,
         "limits": app.limits,
