@@ -60,7 +60,7 @@ CREATE UNIQUE INDEX operations ON changes (device, op) WHERE named = 1;
 -- Where a record's present state is.
 CREATE TABLE heads (
   tbl INTEGER NOT NULL,                -- tables.no
-  id  TEXT NOT NULL,
+  id  ANY NOT NULL,                    -- the record's id: a UUID in its usual form as 16 bytes, which halves this table; else text
   seq INTEGER NOT NULL,                -- changes.seq
   PRIMARY KEY (tbl, id)
 ) STRICT, WITHOUT ROWID;
@@ -206,6 +206,7 @@ CREATE TABLE devices (
   pulled_at   INTEGER,                 -- last pull
   skew        INTEGER,                 -- its clock minus the server's, microseconds
   cursor      INTEGER NOT NULL,        -- seq that it last presented in a pull; 0: never
+  view        INTEGER NOT NULL,        -- generation of the view that this cursor was of
   pulled      INTEGER NOT NULL,        -- 1: it has presented a finished pull's cursor
   tables      TEXT NOT NULL,           -- JSON {table: time of last pull}
   report      TEXT                     -- JSON, as it last reported

@@ -78,10 +78,11 @@ pub enum Position {
 
 impl Change {
     /// The operation's identity: the client's `op_id`, or the hash of (device, table, id, base, `updated_at`, content).
+    /// `content` is the hash of the edit's content.
     /// Where the request names its position, that is part of an absent base. Where it does not, `updated_at` tells two edits
     /// apart; without that too, what the device last pulled must.
-    pub fn op(&self, device: &str, table: &str, position: Position) -> Op {
-        let mut text = Vec::with_capacity(512);
+    pub fn op(&self, device: &str, table: &str, position: Position, content: Hash) -> Op {
+        let mut text = Vec::with_capacity(256);
         let mut part = |bytes: &[u8]| {
             text.extend((bytes.len() as u32).to_be_bytes());
             text.extend(bytes);
@@ -89,21 +90,16 @@ impl Change {
         part(table.as_bytes());
         part(self.id.as_str().as_bytes());
         match &self.edit {
-            Edit::Whole(content) => {
-                part(b"w");
-                part(content.text().as_bytes());
-            }
-            Edit::Patch(patch) => {
-                part(b"p");
-                part(patch.text().as_bytes());
-            }
+            Edit::Whole(_) => part(b"w"),
+            Edit::Patch(_) => part(b"p"),
             Edit::Delete => part(b"d"),
         }
+        part(&content.0);
         match &self.base {
             Base::Nothing => part(b"n"),
             Base::Version(version) => part(&version.to_be_bytes()),
             Base::Hash(hash) => part(&hash.0),
-            Base::Data(content) => part(content.text().as_bytes()),
+            Base::Data(content) => part(&content.hash().0),
             Base::Absent => part(b"a"),
         }
         part(&self.updated_at.unwrap_or(i64::MIN).to_be_bytes());

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::limits;
 
 /// Content's identity: the first 16 bytes of SHA-256 over its canonical form.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Hash(pub [u8; 16]);
 
 impl Hash {
@@ -42,7 +42,9 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits: [u8; 32] = std::array::from_fn(|i| DIGITS[usize::from((self.0[i / 2] >> (4 - i % 2 * 4)) & 15)]);
+        f.write_str(std::str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -100,7 +102,7 @@ impl Incoming {
     pub fn parse(json: &str) -> Result<Incoming, String> {
         let mut incoming = Incoming::default();
         let mut reader = serde_json::Deserializer::from_str(json);
-        let top = Top { incoming: &mut incoming };
+        let top = Top { incoming: &mut incoming, size: json.len() };
         top.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|e| describe(&e))?;
         if incoming.content.text.len() > limits::RECORD_BYTES {
             return Err("the record is larger than 1 MiB".into());
@@ -237,9 +239,11 @@ pub fn unquote(text: &str) -> Cow<'_, str> {
 
 /// RFC 8785 section 3.2.3: names sort by their UTF-16 code units.
 fn compare(a: &str, b: &str) -> Ordering {
-    let plain = |s: &str| s.bytes().all(|b| b.is_ascii() && b != b'\\');
-    let (x, y) = (unquote(a), unquote(b));
-    if plain(a) && plain(b) { x.as_bytes().cmp(y.as_bytes()) } else { x.encode_utf16().cmp(y.encode_utf16()) }
+    let plain = |s: &str| s.is_ascii() && !s.as_bytes().contains(&b'\\');
+    if plain(a) && plain(b) {
+        return a.as_bytes()[1..a.len() - 1].cmp(&b.as_bytes()[1..b.len() - 1]);
+    }
+    unquote(a).encode_utf16().cmp(unquote(b).encode_utf16())
 }
 
 /// Finds the fields of a canonical object.
@@ -386,7 +390,7 @@ fn write_object<'de, A: MapAccess<'de>>(
     let depth = deeper::<A::Error>(depth)?;
     out.push('{');
     let start = out.len();
-    let mut fields: Vec<Field> = Vec::new();
+    let mut fields: Vec<Field> = Vec::with_capacity(8);
     let mut sorted = true;
     while let Some(key) = map.next_key_seed(Key)? {
         if let Some(incoming) = incoming.as_deref_mut()
@@ -471,6 +475,8 @@ impl Incoming {
 
 struct Top<'a> {
     incoming: &'a mut Incoming,
+    /// Length of what is read: the canonical form is hardly ever longer.
+    size: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for Top<'_> {
@@ -486,7 +492,7 @@ impl<'de> Visitor<'de> for Top<'_> {
         f.write_str("a record, which is a JSON object")
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        let mut text = String::new();
+        let mut text = String::with_capacity(self.size);
         let fields = write_object(&mut text, 0, map, Some(&mut *self.incoming))?;
         self.incoming.content = Content { text, fields };
         Ok(())

@@ -73,6 +73,8 @@ pub struct Seen {
     pub skew: Option<Micros>,
     /// Seq of the cursor that it last presented.
     pub cursor: Seq,
+    /// The view that this cursor was of.
+    pub view: i64,
     /// It has presented the cursor of a finished pull.
     pub pulled: bool,
     /// Last pull of each table.
@@ -98,10 +100,10 @@ impl Activity {
         self.lock().clone()
     }
 
-    /// The cursor that it last presented, once it has finished a pull.
-    pub fn cursor(&self) -> Option<Seq> {
+    /// The cursor that it last presented, once it has finished a pull of this view.
+    pub fn cursor(&self, view: i64) -> Option<Seq> {
         let seen = self.lock();
-        seen.pulled.then_some(seen.cursor)
+        (seen.pulled && seen.view == view).then_some(seen.cursor)
     }
 
     /// Notes something.

@@ -40,6 +40,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Stored> {
     seen.pulled_at = row.get("pulled_at")?;
     seen.skew = row.get("skew")?;
     seen.cursor = row.get("cursor")?;
+    seen.view = row.get("view")?;
     seen.pulled = row.get("pulled")?;
     seen.tables = serde_json::from_str(row.get_ref("tables")?.as_str()?).unwrap_or_default();
     seen.report = row.get("report")?;
@@ -89,8 +90,8 @@ pub struct Enrolment<'a> {
 pub fn enrol(db: &Connection, device: &Enrolment<'_>, now: Micros) -> rusqlite::Result<bool> {
     let changed = db
         .prepare_cached(
-            "INSERT INTO devices (id, user, name, platform, app_version, token, created_at, cursor, pulled, tables)
-             VALUES (:id, :user, :name, :platform, :app_version, :token, :now, 0, 0, '{}')
+            "INSERT INTO devices (id, user, name, platform, app_version, token, created_at, cursor, view, pulled, tables)
+             VALUES (:id, :user, :name, :platform, :app_version, :token, :now, 0, 0, 0, '{}')
              ON CONFLICT (id) DO UPDATE SET name = excluded.name, platform = excluded.platform,
                app_version = excluded.app_version, token = excluded.token, revoked_at = NULL
              WHERE user = excluded.user",
@@ -119,11 +120,11 @@ pub fn revoke(db: &Connection, id: &str, now: Micros) -> rusqlite::Result<()> {
 pub fn write_seen(db: &Connection, no: i64, seen: &Seen) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE devices SET seen_at = :seen_at, pushed_at = :pushed_at, pulled_at = :pulled_at, skew = :skew,
-           cursor = :cursor, pulled = :pulled, tables = :tables, report = :report WHERE no = :no",
+           cursor = :cursor, view = :view, pulled = :pulled, tables = :tables, report = :report WHERE no = :no",
     )?
     .execute(named_params! {
         ":no": no, ":seen_at": seen.seen_at, ":pushed_at": seen.pushed_at, ":pulled_at": seen.pulled_at, ":skew": seen.skew,
-        ":cursor": seen.cursor, ":pulled": seen.pulled, ":tables": serde_json::to_string(&seen.tables).unwrap_or_default(),
+        ":cursor": seen.cursor, ":view": seen.view, ":pulled": seen.pulled, ":tables": serde_json::to_string(&seen.tables).unwrap_or_default(),
         ":report": seen.report,
     })?;
     Ok(())

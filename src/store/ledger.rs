@@ -12,8 +12,10 @@ use crate::sqlite::writer::State;
 
 use super::accounts::Accounts;
 use super::live::{Delta, Feed, FeedNo, Live, TableNo};
-use super::{Clock, Result};
+use super::{Clock, Result, meta};
 
+/// Counts of feeds are written with a commit, at most this often; a start after a crash counts what came since.
+const COUNT_EVERY: Micros = 1_000_000;
 /// Devices' last-seen times and reports are written with a commit, at most this often.
 const FLUSH_EVERY: Micros = 10_000_000;
 const HOUR: Micros = 3_600_000_000;
@@ -30,6 +32,9 @@ pub struct Ledger {
     feeds: HashMap<(TableNo, Box<str>), FeedNo>,
     graves: bool,
     batch: HashMap<FeedNo, Delta>,
+    uncounted: HashMap<FeedNo, Delta>,
+    counted_at: Micros,
+    counting: bool,
     new_feeds: Vec<(TableNo, Box<str>, FeedNo)>,
     new_tables: Vec<Box<str>>,
     job: Job,
@@ -51,8 +56,14 @@ struct Job {
 }
 
 impl Ledger {
-    /// Reads it at start.
-    pub fn load(db: &Connection, live: Arc<Live>, accounts: Arc<Accounts>, clock: Clock) -> Result<Ledger> {
+    /// Reads it at start. `uncounted` is what the feeds' rows do not know yet.
+    pub fn load(
+        db: &Connection,
+        live: Arc<Live>,
+        uncounted: HashMap<FeedNo, Delta>,
+        accounts: Arc<Accounts>,
+        clock: Clock,
+    ) -> Result<Ledger> {
         let (head, time, feeds) = {
             let state = live.read();
             let feeds = state.feeds().map(|(no, feed)| ((feed.table, feed.scope.clone()), no)).collect();
@@ -73,6 +84,9 @@ impl Ledger {
             feeds,
             graves,
             batch: HashMap::new(),
+            uncounted,
+            counted_at: 0,
+            counting: false,
             new_feeds: Vec::new(),
             new_tables: Vec::new(),
             job: Job::default(),
@@ -129,6 +143,11 @@ impl Ledger {
         self.job.deltas.push((feed, delta));
     }
 
+    /// Counts are written with this transaction: rows go that a later count would need.
+    pub fn count_now(&mut self) {
+        self.counting = true;
+    }
+
     /// The floor after this transaction.
     pub fn raise_floor(&mut self, floor: Seq) {
         self.floor = Some(self.floor.unwrap_or(0).max(floor));
@@ -170,6 +189,26 @@ impl Ledger {
         Ok(no)
     }
 
+    /// Adds to the feeds' rows what they do not know yet.
+    fn count(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        let mut all = self.uncounted.clone();
+        for (feed, delta) in &self.batch {
+            all.entry(*feed).or_default().add(delta);
+        }
+        for (feed, delta) in &all {
+            db.prepare_cached("UPDATE feeds SET head = max(head, ?2), records = records + ?3, tombstones = tombstones + ?4 WHERE no = ?1")?
+                .execute((feed, delta.head, delta.records, delta.tombstones))?;
+            if delta.changes + delta.conflicts > 0 {
+                db.prepare_cached(
+                    "INSERT INTO activity (hour, feed, changes, conflicts) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT DO UPDATE SET changes = changes + excluded.changes, conflicts = conflicts + excluded.conflicts",
+                )?
+                .execute((self.time / HOUR, feed, delta.changes, delta.conflicts))?;
+            }
+        }
+        meta::write(db, meta::COUNTED, self.head)
+    }
+
     fn forget(&mut self, feeds: usize, tables: usize) {
         for (table, scope, _) in self.new_feeds.drain(feeds..) {
             self.feeds.remove(&(table, scope));
@@ -194,21 +233,15 @@ impl State for Ledger {
     }
 
     fn before_commit(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        let hour = self.time / HOUR;
-        for (feed, delta) in &self.batch {
-            db.prepare_cached("UPDATE feeds SET head = max(head, ?2), records = records + ?3, tombstones = tombstones + ?4 WHERE no = ?1")?
-                .execute((feed, delta.head, delta.records, delta.tombstones))?;
-            if delta.changes + delta.conflicts > 0 {
-                db.prepare_cached(
-                    "INSERT INTO activity (hour, feed, changes, conflicts) VALUES (?1, ?2, ?3, ?4)
-                     ON CONFLICT DO UPDATE SET changes = changes + excluded.changes, conflicts = conflicts + excluded.conflicts",
-                )?
-                .execute((hour, feed, delta.changes, delta.conflicts))?;
-            }
-        }
-        // What devices reported waits in memory for a commit that happens anyway: an idle appliance writes nothing.
         let now = self.clock.now();
         let closing = self.batch.is_empty() && self.accounts.is_closing();
+        let some = !(self.batch.is_empty() && self.uncounted.is_empty());
+        self.counting = some && (self.counting || closing || now - self.counted_at >= COUNT_EVERY);
+        if self.counting {
+            self.count(db)?;
+            self.counted_at = now;
+        }
+        // What devices reported waits in memory for a commit that happens anyway: an idle appliance writes nothing.
         if closing || (db.total_changes() != self.changes_before && now - self.flushed_at >= FLUSH_EVERY) {
             self.accounts.flush(db)?;
             self.flushed_at = now;
@@ -223,6 +256,13 @@ impl State for Ledger {
     fn end_batch(&mut self, durable: bool) {
         let batch = std::mem::take(&mut self.batch);
         if durable {
+            if std::mem::take(&mut self.counting) {
+                self.uncounted.clear();
+            } else {
+                for (feed, delta) in &batch {
+                    self.uncounted.entry(*feed).or_default().add(delta);
+                }
+            }
             let new_feeds = std::mem::take(&mut self.new_feeds);
             self.new_tables.clear();
             let (head, time, floor, view) = (self.head, self.time, self.floor, self.view);
@@ -245,7 +285,7 @@ impl State for Ledger {
             self.forget(0, 0);
             self.accounts.distrust();
         }
-        (self.floor, self.view, self.accounts_changed) = (None, None, false);
+        (self.floor, self.view, self.accounts_changed, self.counting) = (None, None, false, false);
         self.mark();
     }
 }

@@ -83,8 +83,8 @@ pub struct State {
 pub struct Live(RwLock<State>);
 
 impl Live {
-    /// Reads it at start.
-    pub fn load(db: &Connection) -> Result<Live> {
+    /// Reads it at start, with what came after the feeds were last counted.
+    pub fn load(db: &Connection) -> Result<(Live, HashMap<FeedNo, Delta>)> {
         let (epoch, epoch_began) = meta::epoch(db)?;
         let floor = meta::floor(db)?;
         let head: Option<Seq> = db.query_row("SELECT max(seq) FROM changes", [], |row| row.get(0))?;
@@ -113,7 +113,11 @@ impl Live {
             };
             state.insert(row.get("no")?, feed);
         }
-        Ok(Live(RwLock::new(state)))
+        let uncounted = uncounted(db)?;
+        for (feed, delta) in &uncounted {
+            state.apply(*feed, delta);
+        }
+        Ok((Live(RwLock::new(state)), uncounted))
     }
 
     /// A look at the last commit.
@@ -125,6 +129,27 @@ impl Live {
     pub fn update(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// What the feeds' rows do not know, because the process was killed before it could count. (Conflicts of that second are
+/// missing from the day's figure; they are not missing from the inbox.)
+fn uncounted(db: &Connection) -> Result<HashMap<FeedNo, Delta>> {
+    let mut query = db.prepare(
+        "SELECT c.seq, c.feed, c.deleted, p.feed, p.deleted FROM changes c LEFT JOIN changes p ON p.seq = c.previous WHERE c.seq > ?1",
+    )?;
+    let mut rows = query.query([meta::read::<Seq>(db, meta::COUNTED)?.unwrap_or(0)])?;
+    let mut deltas: HashMap<FeedNo, Delta> = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let (head, feed, left): (Seq, FeedNo, Option<FeedNo>) = (row.get(0)?, row.get(1)?, row.get(3)?);
+        let (records, tombstones) = if row.get(2)? { (0, 1) } else { (1, 0) };
+        deltas.entry(feed).or_default().add(&Delta { head, records, tombstones, changes: 1, conflicts: 0 });
+        if let Some(left) = left {
+            let (records, tombstones) = if row.get(4)? { (0, -1) } else { (-1, 0) };
+            let head = if left == feed { 0 } else { head };
+            deltas.entry(left).or_default().add(&Delta { head, records, tombstones, ..Delta::default() });
+        }
+    }
+    Ok(deltas)
 }
 
 impl State {

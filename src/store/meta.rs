@@ -14,6 +14,8 @@ pub const EPOCH_BEGAN: &str = "epoch_began";
 pub const FLOOR: &str = "floor";
 /// Time of the newest change when the floor was last raised.
 pub const FLOOR_TIME: &str = "floor_time";
+/// Head of the database when the feeds' rows were last counted.
+pub const COUNTED: &str = "counted";
 /// Raised by every change of users, devices or the pause.
 pub const ACCOUNTS: &str = "accounts";
 /// Raised when the rules change what a device may see.

@@ -79,9 +79,10 @@ impl Store {
     pub fn open(path: &Path, readers: usize, clock: Clock) -> Result<Store> {
         let db = connect(path)?;
         meta::begin(&db, clock.now())?;
-        let live = Arc::new(Live::load(&db)?);
+        let (live, uncounted) = Live::load(&db)?;
+        let live = Arc::new(live);
         let accounts = Arc::new(Accounts::load(&db)?);
-        let ledger = Ledger::load(&db, live.clone(), accounts.clone(), clock.clone())?;
+        let ledger = Ledger::load(&db, live.clone(), uncounted, accounts.clone(), clock.clone())?;
         let (writer, thread) = Writer::spawn(db, ledger).map_err(|e| Error::Schema(e.to_string()))?;
         let readers = Readers::open(path, readers)?;
         Ok(Store { writer, readers, live, accounts, clock, path: path.to_owned(), thread: Mutex::new(Some(thread)) })

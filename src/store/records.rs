@@ -83,10 +83,58 @@ fn from_row(row: &Row<'_>, device: Option<i64>) -> rusqlite::Result<Stored> {
     })
 }
 
+/// A record's id as `heads` has it. A UUID in its usual form (small letters, dashes) is kept as its 16 bytes, in the same
+/// order: random ids touch one page of `heads` each, and so there are half as many.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Key<'a> {
+    /// A UUID.
+    Uuid([u8; 16]),
+    /// Any other id.
+    Text(&'a str),
+}
+
+impl<'a> Key<'a> {
+    /// The key of an id.
+    pub fn of(id: &'a str) -> Key<'a> {
+        let mut bytes = [0; 16];
+        let text = id.as_bytes();
+        if text.len() != 36 {
+            return Key::Text(id);
+        }
+        let (mut at, mut half) = (0, 0);
+        for (place, symbol) in text.iter().enumerate() {
+            if matches!(place, 8 | 13 | 18 | 23) {
+                if *symbol != b'-' {
+                    return Key::Text(id);
+                }
+                continue;
+            }
+            let digit = match symbol {
+                b'0'..=b'9' => symbol - b'0',
+                b'a'..=b'f' => symbol - b'a' + 10,
+                _ => return Key::Text(id),
+            };
+            bytes[at] = (bytes[at] << 4) | digit;
+            (at, half) = if half == 1 { (at + 1, 0) } else { (at, 1) };
+        }
+        Key::Uuid(bytes)
+    }
+}
+
+impl rusqlite::ToSql for Key<'_> {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        use rusqlite::types::{ToSqlOutput, ValueRef};
+        Ok(ToSqlOutput::Borrowed(match self {
+            Key::Uuid(bytes) => ValueRef::Blob(bytes),
+            Key::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
+    }
+}
+
 /// A record's present state, tombstones included. `device` is whose versions count as its own.
 pub fn head(db: &Connection, table: TableNo, id: &str, device: Option<i64>) -> Result<Option<Stored>> {
     let mut query = db.prepare_cached(HEAD)?;
-    Ok(query.query_row((table, id), |row| from_row(row, device)).optional()?)
+    Ok(query.query_row((table, Key::of(id)), |row| from_row(row, device)).optional()?)
 }
 
 /// The version at a seq.
@@ -185,10 +233,10 @@ pub fn write(db: &Connection, ledger: &mut Ledger, new: &New<'_>, current: Optio
     let mut delta = Delta { head: seq, changes: 1, ..Delta::default() };
     match current {
         None => {
-            db.prepare_cached("INSERT INTO heads (tbl, id, seq) VALUES (?1, ?2, ?3)")?.execute((new.table, new.id, seq))?;
+            db.prepare_cached("INSERT INTO heads (tbl, id, seq) VALUES (?1, ?2, ?3)")?.execute((new.table, Key::of(new.id), seq))?;
         }
         Some(current) => {
-            db.prepare_cached("UPDATE heads SET seq = ?3 WHERE tbl = ?1 AND id = ?2")?.execute((new.table, new.id, seq))?;
+            db.prepare_cached("UPDATE heads SET seq = ?3 WHERE tbl = ?1 AND id = ?2")?.execute((new.table, Key::of(new.id), seq))?;
             db.prepare_cached("UPDATE changes SET next = ?2 WHERE seq = ?1")?.execute((current.version.seq, seq))?;
             let mut left = Delta::default();
             *(if current.version.deleted { &mut left.tombstones } else { &mut left.records }) -= 1;
@@ -450,4 +498,25 @@ pub fn entry(db: &Connection, seq: Seq) -> Result<Option<Entry>> {
         })
     });
     Ok(found.optional()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_usual_form_of_a_uuid_is_packed() {
+        let id = "01a1f8e4-9d97-7cbf-afee-8ac7ce1f8294";
+        let Key::Uuid(bytes) = Key::of(id) else { panic!("{id} is one") };
+        assert_eq!(uuid::Uuid::from_bytes(bytes).to_string(), id);
+        for other in [
+            "01A1F8E4-9D97-7CBF-AFEE-8AC7CE1F8294",
+            "01a1f8e49d977cbfafee8ac7ce1f8294",
+            "01a1f8e4-9d97-7cbf-afee-8ac7ce1f829g",
+            "x",
+            "01a1f8e4-9d97-7cbf-afee8-ac7ce1f8294",
+        ] {
+            assert_eq!(Key::of(other), Key::Text(other));
+        }
+    }
 }

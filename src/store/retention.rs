@@ -61,6 +61,7 @@ impl Removed {
 
 /// Removes at most `limit` rows of each kind.
 pub fn slice(db: &Connection, ledger: &mut Ledger, bounds: &Bounds, limit: usize) -> Result<Removed> {
+    ledger.count_now();
     Ok(Removed {
         history: history(db, bounds, limit)?,
         tombstones: tombstones(db, ledger, bounds, limit)?,
@@ -112,7 +113,7 @@ fn tombstones(db: &Connection, ledger: &mut Ledger, bounds: &Bounds, limit: usiz
     for (seq, feed, table, id, name) in &old {
         let key: Hash = records::grave(name, id);
         db.prepare_cached("INSERT INTO graves (key) VALUES (?1) ON CONFLICT DO NOTHING")?.execute([key.0])?;
-        db.prepare_cached("DELETE FROM heads WHERE tbl = ?1 AND id = ?2")?.execute((table, id))?;
+        db.prepare_cached("DELETE FROM heads WHERE tbl = ?1 AND id = ?2")?.execute((table, records::Key::of(id)))?;
         let mut version = Some(*seq);
         while let Some(seq) = version {
             let previous = db.prepare_cached("DELETE FROM changes WHERE seq = ?1 RETURNING previous")?.query_row([seq], |row| row.get(0));

@@ -99,11 +99,12 @@ pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8
         )
     };
     let presented = cursor.filter(|c| c.epoch == next.epoch && c.view == next.view).map(|c| (c.seq, c.start.is_none()));
+    let view = next.view;
     device.activity.note(|seen| {
         (seen.seen_at, seen.pulled_at) = (Some(now), Some(now));
         seen.skew = skew.or(seen.skew);
         match presented.or(since.map(|seq| (seq, true))) {
-            Some((seq, true)) => (seen.cursor, seen.pulled) = (seq, true),
+            Some((seq, true)) => (seen.cursor, seen.view, seen.pulled) = (seq, view, true),
             Some((_, false)) => {}
             None => (seen.cursor, seen.pulled) = (0, false),
         }

@@ -37,7 +37,8 @@ struct Ready {
     table: Arc<super::office::Table>,
     change: crate::domain::change::Change,
     op: crate::domain::change::Op,
-    hash: Option<crate::domain::record::Hash>,
+    /// Hash of the content, or of the patch.
+    hash: crate::domain::record::Hash,
 }
 
 /// One change of the request.
@@ -178,9 +179,9 @@ fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 
 /// What stands in for the base of changes that name none.
 async fn position(app: &App, device: &Device, request: &PushRequest<'_>) -> Result<Position> {
-    let (epoch, began, floor) = {
+    let (epoch, began, floor, head, view) = {
         let state = app.store.live.read();
-        (state.epoch, state.epoch_began, state.floor)
+        (state.epoch, state.epoch_began, state.floor, state.head, state.view + device.view)
     };
     if let Some(text) = &request.cursor {
         let cursor = Cursor::parse(text).ok_or_else(|| super::pull::bad_cursor())?;
@@ -190,7 +191,9 @@ async fn position(app: &App, device: &Device, request: &PushRequest<'_>) -> Resu
                 "The server was restored from a backup since this cursor was given. Pull first (it will reset), then push.",
             );
         }
-        return Ok(Position::Presented { seq: cursor.seq, finished: cursor.start.is_none() });
+        // A cursor of another view does not tell what the device holds of this one.
+        let finished = cursor.start.is_none() && cursor.view == view && cursor.seq <= head;
+        return Ok(Position::Presented { seq: cursor.seq, finished });
     }
     if let Some(text) = &request.last_sync_timestamp {
         let time = super::pull::timestamp(text)?;
@@ -200,5 +203,5 @@ async fn position(app: &App, device: &Device, request: &PushRequest<'_>) -> Resu
         let seq = app.store.readers.run(move |db| records::seq_at(db, time)).await?;
         return Ok(Position::Presented { seq, finished: seq >= floor });
     }
-    Ok(device.activity.cursor().map_or(Position::Never, |seq| Position::Remembered { seq }))
+    Ok(device.activity.cursor(view).map_or(Position::Never, |seq| Position::Remembered { seq }))
 }

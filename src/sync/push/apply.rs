@@ -78,7 +78,11 @@ impl Job<'_> {
 
     fn change(&mut self, ready: &Ready) -> store::Result<Verdict> {
         let Ready { table, change, op, .. } = ready;
-        if let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
+        let current = records::head(self.db, table.no, change.id.as_str(), Some(self.device.no))?;
+        // An unnamed create of a record that is not there was never answered with anything that a second look would not say
+        // again, but for a clash of unique keys.
+        let fresh = current.is_none() && !op.named && change.edit != Edit::Delete && table.rules.unique.is_empty();
+        if !fresh && let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
             return if receipt.body == op.body { self.repeat(ready, &receipt) } else { Ok(reused()) };
         }
         if op.named
@@ -87,7 +91,6 @@ impl Job<'_> {
             let same = no == table.no && id == change.id.as_str() && row.body == op.body;
             return if same { self.repeat_row(ready, &row) } else { Ok(reused()) };
         }
-        let current = records::head(self.db, table.no, change.id.as_str(), Some(self.device.no))?;
         let (lineage, own) = match self.lineage(ready, current.as_ref())? {
             Walk::Repeat(row) => return self.repeat_row(ready, &row),
             Walk::Lineage(lineage, own) => (lineage, own),
@@ -227,7 +230,7 @@ impl Job<'_> {
             op: *op,
             updated_at: change.updated_at.unwrap_or(self.frame.now),
             edited_at: change.updated_at.map(|_| clock::correct(change.updated_at, self.frame.offset, self.frame.now)),
-            hash: hash.filter(|_| plain).unwrap_or_else(|| write.content.hash()),
+            hash: if plain && !write.deleted { *hash } else { write.content.hash() },
             deleted: write.deleted,
             fidelity,
             rule,
