@@ -61,6 +61,18 @@ async fn recover(rejection: Rejection) -> Result<Response, std::convert::Infalli
     Ok(answer::problem(Problem::new(code, detail)))
 }
 
+/// A part of a path, decoded: `%3A` and `:` name the same record.
+#[derive(Debug)]
+struct Segment(String);
+
+impl std::str::FromStr for Segment {
+    type Err = std::str::Utf8Error;
+
+    fn from_str(text: &str) -> Result<Segment, Self::Err> {
+        percent_encoding::percent_decode_str(text).decode_utf8().map(|text| Segment(text.into_owned()))
+    }
+}
+
 /// A handler's share of the application.
 fn with(app: &Shared) -> impl Filter<Extract = (Shared,), Error = std::convert::Infallible> + Clone + use<> {
     let app = app.clone();
