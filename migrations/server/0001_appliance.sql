@@ -182,6 +182,7 @@ CREATE TABLE users (
   password    TEXT,                    -- argon2id, PHC string; null: no password login
   disabled_at INTEGER,
   view        INTEGER NOT NULL,        -- raised by every change of role or stores
+  access      INTEGER NOT NULL,        -- raised by every change of password, role or stores, and by disabling: ends sessions
   created_at  INTEGER NOT NULL
 ) STRICT;
 

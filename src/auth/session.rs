@@ -1,5 +1,5 @@
 //! Signed-in browsers. Sessions live in memory, by the hash of their secret: a restart signs everybody out, and nothing
-//! is written while somebody only looks.
+//! is written while somebody only looks. Another password or role, or disabling, ends a session: whoever asks compares `access`.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,8 @@ const PER_USER: usize = 20;
 #[derive(Debug)]
 struct Session {
     user: UserId,
+    /// The user's `access` when it began; another one ends it.
+    access: i64,
     began: Instant,
     seen: Instant,
 }
@@ -33,7 +35,7 @@ impl Sessions {
     }
 
     /// Begins one; the secret for the cookie.
-    pub fn begin(&self, user: &UserId) -> Option<String> {
+    pub fn begin(&self, user: &UserId, access: i64) -> Option<String> {
         let secret = token::secret("bkr_ses_")?;
         let now = Instant::now();
         let mut sessions = self.lock();
@@ -44,27 +46,22 @@ impl Sessions {
         {
             sessions.remove(&oldest);
         }
-        sessions.insert(token::hash(&secret), Session { user: user.clone(), began: now, seen: now });
+        sessions.insert(token::hash(&secret), Session { user: user.clone(), access, began: now, seen: now });
         Some(secret)
     }
 
-    /// Whose session a secret is.
-    pub fn user(&self, secret: &str) -> Option<UserId> {
+    /// Whose session a secret is, and the user's `access` when it began.
+    pub fn user(&self, secret: &str) -> Option<(UserId, i64)> {
         let now = Instant::now();
         let mut sessions = self.lock();
         let session = sessions.get_mut(&token::hash(secret)).filter(|session| session.is_valid(now))?;
         session.seen = now;
-        Some(session.user.clone())
+        Some((session.user.clone(), session.access))
     }
 
     /// Ends one.
     pub fn end(&self, secret: &str) {
         self.lock().remove(&token::hash(secret));
-    }
-
-    /// Ends all of a user: another password, another role, disabled.
-    pub fn end_of(&self, user: &UserId) {
-        self.lock().retain(|_, session| session.user != *user);
     }
 }
 

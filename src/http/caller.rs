@@ -94,9 +94,10 @@ pub(super) fn anyone(app: &Shared, call: &Call, headers: &HeaderMap) -> Result<A
     if bearer(headers).is_some() {
         return device(app, call, headers).map(|device| device.actor.clone());
     }
-    let user = cookie(app, headers).and_then(|secret| app.sessions.user(&secret));
+    let session = cookie(app, headers).and_then(|secret| app.sessions.user(&secret));
     let directory = app.store.accounts.now();
-    match user.and_then(|name| directory.user(&name).cloned()).filter(|user| user.enabled) {
+    let user = session.and_then(|(name, access)| directory.user(&name).cloned().filter(|user| user.enabled && user.access == access));
+    match user {
         Some(user) => {
             call.known.store(true, Ordering::Relaxed);
             Ok(Actor { device: None, user: user.name.clone(), role: user.role, stores: user.stores.clone() })

@@ -11,21 +11,21 @@ use crate::protocol::account::RenameRequest;
 use crate::sync::devices;
 
 use super::caller::{self, Call, call};
-use super::{Routes, Shared, answer, body, with};
+use super::{Routes, Segment, Shared, answer, body, with};
 
 /// `GET /sync/devices`, `GET|PATCH|DELETE /sync/devices/{id}`, `GET /sync/devices/{id}/rejected`.
 pub(super) fn routes(app: &Shared) -> Routes {
     let query = || warp::query::raw().or(warp::any().map(String::new)).unify();
     let list = warp::path!("api" / "v1" / "sync" / "devices").and(warp::get()).and(with(app)).and(call()).and(query()).then(get_list);
-    let one = warp::path!("api" / "v1" / "sync" / "devices" / String).and(warp::get()).and(with(app)).and(call()).then(get_one);
-    let rename = warp::path!("api" / "v1" / "sync" / "devices" / String)
+    let one = warp::path!("api" / "v1" / "sync" / "devices" / Segment).and(warp::get()).and(with(app)).and(call()).then(get_one);
+    let rename = warp::path!("api" / "v1" / "sync" / "devices" / Segment)
         .and(warp::patch())
         .and(with(app))
         .and(call())
         .and(warp::body::stream())
         .then(patch_one);
-    let revoke = warp::path!("api" / "v1" / "sync" / "devices" / String).and(warp::delete()).and(with(app)).and(call()).then(delete_one);
-    let rejected = warp::path!("api" / "v1" / "sync" / "devices" / String / "rejected")
+    let revoke = warp::path!("api" / "v1" / "sync" / "devices" / Segment).and(warp::delete()).and(with(app)).and(call()).then(delete_one);
+    let rejected = warp::path!("api" / "v1" / "sync" / "devices" / Segment / "rejected")
         .and(warp::get())
         .and(with(app))
         .and(call())
@@ -52,7 +52,7 @@ async fn get_list(app: Shared, call: Call, headers: HeaderMap, query: String) ->
     }
 }
 
-async fn get_one(id: String, app: Shared, call: Call, headers: HeaderMap) -> Response {
+async fn get_one(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Response {
     match caller::anyone(&app, &call, &headers) {
         Ok(actor) => answer::value(devices::one(&app, &actor, &id).await),
         Err(response) => response,
@@ -60,7 +60,7 @@ async fn get_one(id: String, app: Shared, call: Call, headers: HeaderMap) -> Res
 }
 
 async fn patch_one(
-    id: String,
+    Segment(id): Segment,
     app: Shared,
     call: Call,
     headers: HeaderMap,
@@ -76,14 +76,14 @@ async fn patch_one(
     }
 }
 
-async fn delete_one(id: String, app: Shared, call: Call, headers: HeaderMap) -> Response {
+async fn delete_one(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Response {
     match caller::anyone(&app, &call, &headers) {
         Ok(actor) => answer::value(devices::revoke(&app, &actor, &id).await),
         Err(response) => response,
     }
 }
 
-async fn get_rejected(id: String, app: Shared, call: Call, headers: HeaderMap, query: String) -> Response {
+async fn get_rejected(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap, query: String) -> Response {
     match caller::anyone(&app, &call, &headers) {
         Ok(actor) => {
             let page = devices::rejected(&app, &actor, &id, parameter(&query, "after").as_deref(), limit(&query)).await;

@@ -1,4 +1,5 @@
 //! Layer 4: the only place that knows warp. Routes per resource; filters only extract, handlers are plain async functions.
+#![allow(clippy::result_large_err, reason = "the error is the answer itself, made once for a request that is refused")]
 
 mod account;
 mod answer;
@@ -58,6 +59,18 @@ async fn recover(rejection: Rejection) -> Result<Response, std::convert::Infalli
         (Code::InvalidRequest, "The request is not understood.")
     };
     Ok(answer::problem(Problem::new(code, detail)))
+}
+
+/// A part of a path, decoded: `%3A` and `:` name the same record.
+#[derive(Debug)]
+struct Segment(String);
+
+impl std::str::FromStr for Segment {
+    type Err = std::str::Utf8Error;
+
+    fn from_str(text: &str) -> Result<Segment, Self::Err> {
+        percent_encoding::percent_decode_str(text).decode_utf8().map(|text| Segment(text.into_owned()))
+    }
 }
 
 /// A handler's share of the application.

@@ -8,13 +8,13 @@ use crate::sync::records;
 
 use super::caller::{self, Call, call};
 use super::devices::{limit, parameter};
-use super::{Routes, Shared, answer, with};
+use super::{Routes, Segment, Shared, answer, with};
 
 /// `GET /records/{table}/{id}`, `GET /records/{table}/{id}/history`.
 pub(super) fn routes(app: &Shared) -> Routes {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let one = warp::path!("api" / "v1" / "records" / String / String).and(warp::get()).and(with(app)).and(call()).then(get_one);
-    let history = warp::path!("api" / "v1" / "records" / String / String / "history")
+    let one = warp::path!("api" / "v1" / "records" / Segment / Segment).and(warp::get()).and(with(app)).and(call()).then(get_one);
+    let history = warp::path!("api" / "v1" / "records" / Segment / Segment / "history")
         .and(warp::get())
         .and(with(app))
         .and(call())
@@ -23,14 +23,21 @@ pub(super) fn routes(app: &Shared) -> Routes {
     one.or(history).unify().boxed()
 }
 
-async fn get_one(table: String, id: String, app: Shared, call: Call, headers: HeaderMap) -> Response {
+async fn get_one(Segment(table): Segment, Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Response {
     match caller::anyone(&app, &call, &headers) {
         Ok(actor) => answer::text(records::one(&app, &actor, &table, &id).await),
         Err(response) => response,
     }
 }
 
-async fn get_history(table: String, id: String, app: Shared, call: Call, headers: HeaderMap, query: String) -> Response {
+async fn get_history(
+    Segment(table): Segment,
+    Segment(id): Segment,
+    app: Shared,
+    call: Call,
+    headers: HeaderMap,
+    query: String,
+) -> Response {
     match caller::anyone(&app, &call, &headers) {
         Ok(actor) => {
             let after = parameter(&query, "after").and_then(|version| version.parse().ok());

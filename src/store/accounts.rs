@@ -31,6 +31,8 @@ pub struct User {
     pub stores: Vec<StoreId>,
     /// Raised by every change of role or stores.
     pub view: i64,
+    /// Raised by whatever ends sessions: another password, role or store, disabling.
+    pub access: i64,
     /// May act.
     pub enabled: bool,
 }

@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     /// The next seq and its time, which is later than every time before.
-    pub fn next(&mut self) -> (Seq, Micros) {
+    pub fn next_seq(&mut self) -> (Seq, Micros) {
         self.head += 1;
         self.time = self.clock.now().max(self.time + 1);
         (self.head, self.time)

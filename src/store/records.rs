@@ -198,7 +198,7 @@ pub struct Written {
 
 /// Writes a new version over the present one.
 pub fn write(db: &Connection, ledger: &mut Ledger, new: &New<'_>, current: Option<&Stored>) -> Result<Written> {
-    let (seq, received_at) = ledger.next();
+    let (seq, received_at) = ledger.next_seq();
     let version = current.map_or(0, |c| c.version.version) + 1;
     let previous = current.map(|c| c.version.seq);
     let edited_at = new.edited_at.unwrap_or(received_at).min(received_at);

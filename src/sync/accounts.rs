@@ -35,38 +35,48 @@ fn throttled(wait: Duration) -> Error {
     Error::Problem(Code::RateLimited, format!("Too many failed attempts. Try again in {} s.", wait.as_secs() + 1))
 }
 
-/// Hashes or verifies off the async threads, at most two at once.
-async fn hashing<T: Send + 'static>(app: &App, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let _permit = app.hashing.acquire().await.map_err(|_| Error::Store(crate::store::Error::Closed))?;
+/// One of the two places for password hashes.
+async fn place(app: &App) -> Result<tokio::sync::SemaphorePermit<'_>> {
+    app.hashing.acquire().await.map_err(|_| Error::Store(crate::store::Error::Closed))
+}
+
+/// Hashes or verifies off the async threads.
+async fn hashing<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Store(crate::store::Error::Panicked))
+}
+
+fn wrong<T>() -> Result<T> {
+    problem(Code::BadCredentials, "The name or the password is wrong.")
 }
 
 /// Checks a name and a password.
 async fn authenticate(app: &App, name: &str, typed: String, address: IpAddr) -> Result<User> {
     app.throttle.admit(address, Some(name)).map_err(throttled)?;
+    let _place = place(app).await?;
+    // A thousand guesses may have waited together: what failed meanwhile counts.
+    app.throttle.admit(address, Some(name)).map_err(throttled)?;
     let bounded = name.len() <= limits::ID_CHARS && typed.len() <= 4 * limits::PASSWORD_CHARS;
     let wanted = name.to_owned();
-    let stored = app.store.readers.run(move |db| Ok(users::password(db, &wanted)?)).await?;
-    let hash = stored.as_ref().and_then(|(_, hash)| hash.clone());
-    let outdated = hash.as_deref().is_some_and(password::is_outdated);
-    let (fits, renewed) = hashing(app, move || {
+    let stored = app.store.readers.run(move |db| Ok(users::with_password(db, &wanted)?)).await?;
+    let (user, hash) = stored.filter(|(user, _)| user.enabled).unzip();
+    let hash: Option<String> = hash.flatten();
+    let old = hash.clone().filter(|hash| password::is_outdated(hash));
+    let outdated = old.is_some();
+    let (fits, renewed) = hashing(move || {
         let fits = bounded && password::verify(&typed, hash.as_deref());
         (fits, if fits && outdated { password::hash(&typed) } else { None })
     })
     .await?;
-    let Some((no, _)) = stored.filter(|_| fits) else {
+    let Some(user) = user.filter(|_| fits) else {
         app.throttle.failed(address, Some(name));
-        return problem(Code::BadCredentials, "The name or the password is wrong.");
+        return wrong();
     };
     app.throttle.succeeded(address, name);
-    if let Some(renewed) = renewed {
-        let _ = app.store.writer.run(move |db, _| Ok(Outcome::Keep(users::set_password(db, no, &renewed)?))).await;
+    if let Some((old, new)) = old.zip(renewed) {
+        let no = user.no;
+        let _ = app.store.writer.run(move |db, _| Ok(Outcome::Keep(users::renew_hash(db, no, &old, &new)?))).await;
     }
-    let wanted = name.to_owned();
-    match app.store.readers.run(move |db| Ok(users::find(db, &wanted)?)).await? {
-        Some(user) => Ok(user),
-        None => problem(Code::BadCredentials, "The name or the password is wrong."),
-    }
+    Ok(user)
 }
 
 /// Signs a device or a browser in.
@@ -74,9 +84,18 @@ pub async fn login(app: &App, request: LoginRequest, address: IpAddr) -> Result<
     let LoginRequest { username, password, device } = request;
     let user = authenticate(app, &username, password, address).await?;
     match device {
-        Some(device) => enrol(app, user, device, "login").await.map(LoggedIn::Device),
+        Some(device) => {
+            // Between the password and now the user may have been disabled, or given another password.
+            let still = move |db: &rusqlite::Connection, _| {
+                Ok(users::find(db, user.name.as_str())?.filter(|now| now.enabled && now.access == user.access))
+            };
+            match enrol(app, still, device, "login").await? {
+                Some(enrolled) => Ok(LoggedIn::Device(enrolled)),
+                None => wrong(),
+            }
+        }
         None => {
-            let secret = app.sessions.begin(&user.name).ok_or(Error::Store(crate::store::Error::Closed))?;
+            let secret = app.sessions.begin(&user.name, user.access).ok_or(Error::Store(crate::store::Error::Closed))?;
             let name = user.name.to_string();
             // A full disk must not keep an admin out: the entry in the log is not worth that.
             let logged = app.store.writer.run(move |db, ledger| {
@@ -96,22 +115,18 @@ pub async fn enroll(app: &App, request: EnrollRequest, address: IpAddr) -> Resul
     app.throttle.admit(address, None).map_err(throttled)?;
     let EnrollRequest { code, device_id, name, platform, app_version } = request;
     let device = NewDevice { id: device_id, name, platform, app_version };
-    check_device(&device)?;
     let code = token::hash(&token::normal_code(&code));
-    let user = app
-        .store
-        .writer
-        .run(move |db, ledger| {
-            let user = devices::accept(db, &code, ledger.now())?;
-            let all = users::all(db)?;
-            Ok(Outcome::Keep(user.and_then(|no| all.into_iter().find(|user| user.no == no && user.enabled))))
-        })
-        .await?;
-    let Some(user) = user else {
-        app.throttle.failed(address, None);
-        return problem(Code::InvalidCode, "The code is unknown, was used, or has expired. Ask for a new one.");
+    let invited = move |db: &rusqlite::Connection, now| {
+        let user = devices::accept(db, &code, now)?;
+        Ok(users::all(db)?.into_iter().find(|one| Some(one.no) == user && one.enabled))
     };
-    enrol(app, user, device, "enroll").await
+    match enrol(app, invited, device, "enroll").await? {
+        Some(enrolled) => Ok(enrolled),
+        None => {
+            app.throttle.failed(address, None);
+            problem(Code::InvalidCode, "The code is unknown, was used, or has expired. Ask for a new one.")
+        }
+    }
 }
 
 fn check_device(device: &NewDevice) -> Result<()> {
@@ -128,22 +143,20 @@ fn check_device(device: &NewDevice) -> Result<()> {
     Ok(())
 }
 
-async fn enrol(app: &App, user: User, device: NewDevice, how: &'static str) -> Result<Enrolled> {
+/// Gives a device its token, in one transaction with the question whose it is: a code is used up only by a device that
+/// enrols. `None`: nobody's.
+async fn enrol<W>(app: &App, whose: W, device: NewDevice, how: &'static str) -> Result<Option<Enrolled>>
+where
+    W: FnOnce(&rusqlite::Connection, Micros) -> crate::store::Result<Option<User>> + Send + 'static,
+{
     check_device(&device)?;
     let secret = token::device_token().ok_or(Error::Store(crate::store::Error::Closed))?;
     let id = device.id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let answer = Enrolled {
-        device_id: id.clone(),
-        token: secret.clone(),
-        user: user.name.to_string(),
-        role: user.role.word().into(),
-        stores: user.stores.iter().map(ToString::to_string).collect(),
-    };
     let name = device.name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| id.clone());
-    let own = app
-        .store
+    app.store
         .writer
         .run(move |db, ledger| {
+            let Some(user) = whose(db, ledger.now())? else { return Ok(Outcome::Undo(Ok(None))) };
             let enrolment = Enrolment {
                 id: &id,
                 user: user.no,
@@ -152,15 +165,16 @@ async fn enrol(app: &App, user: User, device: NewDevice, how: &'static str) -> R
                 app_version: device.app_version.as_deref().unwrap_or_default(),
                 token: token::hash(&secret),
             };
-            let own = devices::enrol(db, &enrolment, ledger.now())?;
-            if own {
-                audit::write(db, ledger.now(), user.name.as_str(), how, &id, &json!({ "name": name }))?;
-                ledger.accounts_changed();
+            if !devices::enrol(db, &enrolment, ledger.now())? {
+                return Ok(Outcome::Undo(problem(Code::DeviceMismatch, "This device id belongs to another user.")));
             }
-            Ok(if own { Outcome::Keep(true) } else { Outcome::Undo(false) })
+            audit::write(db, ledger.now(), user.name.as_str(), how, &id, &json!({ "name": name }))?;
+            ledger.accounts_changed();
+            let (user, role, stores) =
+                (user.name.to_string(), user.role.word().into(), user.stores.iter().map(ToString::to_string).collect());
+            Ok(Outcome::Keep(Ok(Some(Enrolled { device_id: id, token: secret, user, role, stores }))))
         })
-        .await?;
-    if own { Ok(answer) } else { problem(Code::DeviceMismatch, "This device id belongs to another user.") }
+        .await?
 }
 
 /// Makes the first admin, by the code of the set-up link.
@@ -182,7 +196,8 @@ pub async fn setup(app: &App, request: SetupRequest, address: IpAddr) -> Result<
         return problem(Code::InvalidCode, "The set-up link is not valid any more. Restart the appliance for a new one.");
     }
     let typed = request.password;
-    let hash = hashing(app, move || password::hash(&typed)).await?.ok_or(Error::Store(crate::store::Error::Closed))?;
+    let _place = place(app).await?;
+    let hash = hashing(move || password::hash(&typed)).await?.ok_or(Error::Store(crate::store::Error::Closed))?;
     let admin = name.clone();
     let made = app
         .store

@@ -63,7 +63,7 @@ impl ByTable {
     }
 
     /// Bytes so far.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.tables.iter().map(|(_, list)| list.len()).sum()
     }
 

@@ -220,7 +220,7 @@ fn read(db: &rusqlite::Connection, office: &Office, device: &Device, page: Page,
             Item::Record { seq, .. } | Item::Eviction { seq, .. } => *seq,
         };
         // A move is one change with two sides; both belong to the same page.
-        if (count >= limit || changes.len() >= limits::PAGE_BYTES) && seq != last {
+        if (count >= limit || changes.bytes() >= limits::PAGE_BYTES) && seq != last {
             more = true;
             return Ok(ControlFlow::Break(()));
         }
@@ -259,7 +259,7 @@ fn read(db: &rusqlite::Connection, office: &Office, device: &Device, page: Page,
 
 /// Writes the body.
 fn finish(changes: &ByTable, evicted: &ByTable, from: From, next: &Cursor, more: bool, time: Micros) -> Vec<u8> {
-    let mut out = Vec::with_capacity(320 + changes.len() + evicted.len());
+    let mut out = Vec::with_capacity(320 + changes.bytes() + evicted.bytes());
     out.extend_from_slice(b"{\"success\":true,\"timestamp\":");
     answer::time(&mut out, time);
     out.extend_from_slice(b",\"cursor\":");

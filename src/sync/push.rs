@@ -184,7 +184,7 @@ async fn position(app: &App, device: &Device, request: &PushRequest<'_>) -> Resu
         (state.epoch, state.epoch_began, state.floor, state.head, state.view + device.view)
     };
     if let Some(text) = &request.cursor {
-        let cursor = Cursor::parse(text).ok_or_else(|| super::pull::bad_cursor())?;
+        let cursor = Cursor::parse(text).ok_or_else(super::pull::bad_cursor)?;
         if cursor.epoch != epoch {
             return problem(
                 Code::EpochChanged,

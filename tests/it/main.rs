@@ -1,4 +1,6 @@
 //! The integration tests: one binary, a module per story. `support` has the appliance, the device and the answers' check.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a failed unwrap is the failed test")]
+#![allow(unreachable_pub, reason = "a test binary has no outside")]
 
 #[allow(dead_code, unused_imports, reason = "shared by all stories; each uses another part")]
 mod support;

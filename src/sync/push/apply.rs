@@ -426,6 +426,7 @@ impl Job<'_> {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and lives for one decision")]
 enum Walk {
     Repeat(Box<Stored>),
     Lineage(Lineage, Option<Sent>),

@@ -63,7 +63,7 @@ pub(super) fn write(items: &[Item], verdicts: &[Verdict], time: Micros, head: &C
             }
         }
     }
-    let mut out = Vec::with_capacity(256 + applied.len() + conflicts.len() + rejected.len());
+    let mut out = Vec::with_capacity(256 + applied.bytes() + conflicts.len() + rejected.len());
     if let Some(request_id) = refused {
         let mut problem =
             Problem::new(Code::BatchRefused, "Something in this atomic push would be rejected or lose a conflict, so nothing was applied.");

@@ -108,9 +108,8 @@ impl Device {
     }
 
     /// A push that is understood.
-    #[track_caller]
-    pub fn push(&self, body: Value) -> impl Future<Output = Pushed> + '_ {
-        async move { Pushed(self.try_push(body).await.ok()) }
+    pub async fn push(&self, body: Value) -> Pushed {
+        Pushed(self.try_push(body).await.ok())
     }
 
     /// One whole record.

@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod openapi;
+pub mod people;
 pub mod process;
 
 use std::net::SocketAddr;
