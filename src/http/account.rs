@@ -9,6 +9,7 @@ use warp::reply::Response;
 use crate::protocol::account::{EnrollRequest, LoginRequest, SetupRequest};
 use crate::sync::accounts::{self, LoggedIn};
 
+use super::answer::Handled;
 use super::caller::{self, Call, call};
 use super::{Routes, Shared, answer, body, with};
 
@@ -28,19 +29,15 @@ pub(super) fn routes(app: &Shared) -> Routes {
         .and(warp::body::stream())
         .then(post_enroll);
     let setup = warp::path!("api" / "v1" / "setup").and(warp::post()).and(with(app)).and(call()).and(warp::body::stream()).then(post_setup);
-    login.or(logout).unify().or(enroll).unify().or(setup).unify().boxed()
+    login.or(logout).unify().or(enroll).unify().or(setup).unify().map(answer::settle).boxed()
 }
 
-async fn post_login(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Response {
-    let request: LoginRequest = match body::json(&headers, stream).await {
-        Ok(request) => request,
-        Err(response) => return response,
-    };
-    match accounts::login(&app, request, call.address()).await {
-        Ok(LoggedIn::Device(enrolled)) => answer::json(&enrolled),
-        Ok(LoggedIn::Browser(secret)) => signed_in(&app, &headers, &secret, 30 * 86_400),
-        Err(error) => answer::error(error),
-    }
+async fn post_login(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let request: LoginRequest = body::json(&headers, stream).await?;
+    Ok(match accounts::login(&app, request, call.address()).await.map_err(answer::error)? {
+        LoggedIn::Device(enrolled) => answer::json(&enrolled),
+        LoggedIn::Browser(secret) => signed_in(&app, &headers, &secret, 30 * 86_400),
+    })
 }
 
 /// 204 with the session cookie. `Secure` is added where a browser says that it came by HTTPS.
@@ -56,29 +53,21 @@ fn signed_in(app: &Shared, headers: &HeaderMap, secret: &str, seconds: u64) -> R
     response
 }
 
-async fn post_logout(app: Shared, call: Call, headers: HeaderMap) -> Response {
-    if let Err(response) = caller::anyone(&app, &call, &headers) {
-        return response;
-    }
+async fn post_logout(app: Shared, call: Call, headers: HeaderMap) -> Handled {
+    caller::anyone(&app, &call, &headers)?;
     if let Some(secret) = caller::cookie(&app, &headers) {
         app.sessions.end(&secret);
     }
-    signed_in(&app, &headers, "", 0)
+    Ok(signed_in(&app, &headers, "", 0))
 }
 
-async fn post_enroll(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Response {
-    match body::json::<EnrollRequest, _, _>(&headers, stream).await {
-        Ok(request) => answer::value(accounts::enroll(&app, request, call.address()).await),
-        Err(response) => response,
-    }
+async fn post_enroll(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let request = body::json::<EnrollRequest, _, _>(&headers, stream).await?;
+    Ok(answer::value(accounts::enroll(&app, request, call.address()).await))
 }
 
-async fn post_setup(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Response {
-    match body::json::<SetupRequest, _, _>(&headers, stream).await {
-        Ok(request) => {
-            let made = accounts::setup(&app, request, call.address()).await;
-            answer::value(made.map(|user| serde_json::json!({ "user": user, "role": "admin" })))
-        }
-        Err(response) => response,
-    }
+async fn post_setup(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let request = body::json::<SetupRequest, _, _>(&headers, stream).await?;
+    let made = accounts::setup(&app, request, call.address()).await;
+    Ok(answer::value(made.map(|user| serde_json::json!({ "user": user, "role": "admin" }))))
 }

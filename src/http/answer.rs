@@ -14,6 +14,14 @@ use crate::{store, sync};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CloseAfter;
 
+/// A handler's answer, or the one that it was refused with on the way.
+pub(super) type Handled = Result<Response, Response>;
+
+/// Both are answers.
+pub(super) fn settle(handled: Handled) -> Response {
+    handled.unwrap_or_else(|refusal| refusal)
+}
+
 /// A JSON body that is text already.
 pub(super) fn json_text(status: StatusCode, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into().into());

@@ -4,12 +4,12 @@ use bytes::Buf;
 use futures_util::Stream;
 use http::HeaderMap;
 use warp::Filter;
-use warp::reply::Response;
 
 use crate::domain::limits;
 use crate::protocol::account::RenameRequest;
 use crate::sync::devices;
 
+use super::answer::Handled;
 use super::caller::{self, Call, call};
 use super::{Routes, Segment, Shared, answer, body, with};
 
@@ -31,7 +31,7 @@ pub(super) fn routes(app: &Shared) -> Routes {
         .and(call())
         .and(query())
         .then(get_rejected);
-    list.or(one).unify().or(rename).unify().or(revoke).unify().or(rejected).unify().boxed()
+    list.or(one).unify().or(rename).unify().or(revoke).unify().or(rejected).unify().map(answer::settle).boxed()
 }
 
 /// A parameter of a query string, decoded.
@@ -45,18 +45,14 @@ pub(super) fn limit(query: &str) -> usize {
     wanted.unwrap_or(100).clamp(1, limits::LIST_ENTRIES)
 }
 
-async fn get_list(app: Shared, call: Call, headers: HeaderMap, query: String) -> Response {
-    match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => answer::list("devices", devices::list(&app, &actor, None, parameter(&query, "after").as_deref(), limit(&query)).await),
-        Err(response) => response,
-    }
+async fn get_list(app: Shared, call: Call, headers: HeaderMap, query: String) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    Ok(answer::list("devices", devices::list(&app, &actor, None, parameter(&query, "after").as_deref(), limit(&query)).await))
 }
 
-async fn get_one(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Response {
-    match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => answer::value(devices::one(&app, &actor, &id).await),
-        Err(response) => response,
-    }
+async fn get_one(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    Ok(answer::value(devices::one(&app, &actor, &id).await))
 }
 
 async fn patch_one(
@@ -65,30 +61,19 @@ async fn patch_one(
     call: Call,
     headers: HeaderMap,
     stream: impl Stream<Item = Result<impl Buf, warp::Error>>,
-) -> Response {
-    let actor = match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => actor,
-        Err(response) => return response,
-    };
-    match body::json::<RenameRequest, _, _>(&headers, stream).await {
-        Ok(request) => answer::value(devices::rename(&app, &actor, &id, &request.name).await),
-        Err(response) => response,
-    }
+) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    let request = body::json::<RenameRequest, _, _>(&headers, stream).await?;
+    Ok(answer::value(devices::rename(&app, &actor, &id, &request.name).await))
 }
 
-async fn delete_one(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Response {
-    match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => answer::value(devices::revoke(&app, &actor, &id).await),
-        Err(response) => response,
-    }
+async fn delete_one(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    Ok(answer::value(devices::revoke(&app, &actor, &id).await))
 }
 
-async fn get_rejected(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap, query: String) -> Response {
-    match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => {
-            let page = devices::rejected(&app, &actor, &id, parameter(&query, "after").as_deref(), limit(&query)).await;
-            answer::list("rejected", page)
-        }
-        Err(response) => response,
-    }
+async fn get_rejected(Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap, query: String) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    let page = devices::rejected(&app, &actor, &id, parameter(&query, "after").as_deref(), limit(&query)).await;
+    Ok(answer::list("rejected", page))
 }

@@ -2,10 +2,10 @@
 
 use http::HeaderMap;
 use warp::Filter;
-use warp::reply::Response;
 
 use crate::sync::records;
 
+use super::answer::Handled;
 use super::caller::{self, Call, call};
 use super::devices::{limit, parameter};
 use super::{Routes, Segment, Shared, answer, with};
@@ -20,29 +20,16 @@ pub(super) fn routes(app: &Shared) -> Routes {
         .and(call())
         .and(query)
         .then(get_history);
-    one.or(history).unify().boxed()
+    one.or(history).unify().map(answer::settle).boxed()
 }
 
-async fn get_one(Segment(table): Segment, Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Response {
-    match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => answer::text(records::one(&app, &actor, &table, &id).await),
-        Err(response) => response,
-    }
+async fn get_one(Segment(table): Segment, Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    Ok(answer::text(records::one(&app, &actor, &table, &id).await))
 }
 
-async fn get_history(
-    Segment(table): Segment,
-    Segment(id): Segment,
-    app: Shared,
-    call: Call,
-    headers: HeaderMap,
-    query: String,
-) -> Response {
-    match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => {
-            let after = parameter(&query, "after").and_then(|version| version.parse().ok());
-            answer::list("history", records::history(&app, &actor, &table, &id, after, limit(&query)).await)
-        }
-        Err(response) => response,
-    }
+async fn get_history(Segment(table): Segment, Segment(id): Segment, app: Shared, call: Call, headers: HeaderMap, query: String) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    let after = parameter(&query, "after").and_then(|version| version.parse().ok());
+    Ok(answer::list("history", records::history(&app, &actor, &table, &id, after, limit(&query)).await))
 }

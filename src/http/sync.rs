@@ -4,11 +4,12 @@ use bytes::Buf;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::Filter;
-use warp::reply::Response;
 
 use crate::protocol::account::CleanupRequest;
+use crate::protocol::problem::{Code, Problem};
 use crate::sync::{pull, push, retention, status};
 
+use super::answer::Handled;
 use super::caller::{self, Call, call};
 use super::{Routes, Shared, answer, body, with};
 
@@ -26,63 +27,39 @@ pub(super) fn routes(app: &Shared) -> Routes {
         .and(call())
         .and(warp::body::stream())
         .then(post_cleanup);
-    pull.or(push).unify().or(status).unify().or(cleanup).unify().boxed()
+    pull.or(push).unify().or(status).unify().or(cleanup).unify().map(answer::settle).boxed()
 }
 
-async fn post_push(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Response {
-    let device = match caller::device(&app, &call, &headers) {
-        Ok(device) => device,
-        Err(response) => return response,
-    };
-    let body = match body::read(&headers, stream, app.limits.body_bytes).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
-    match push::push(&app, &device, body, &call.id).await {
-        Ok(pushed) if pushed.refused => {
-            let mut response = answer::json_text(StatusCode::CONFLICT, pushed.body);
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-            response
-        }
-        Ok(pushed) => answer::json_text(StatusCode::OK, pushed.body),
-        Err(error) => answer::error(error),
+async fn post_push(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let device = caller::device(&app, &call, &headers)?;
+    let body = body::read(&headers, stream, app.limits.body_bytes).await?;
+    let pushed = push::push(&app, &device, body, &call.id).await.map_err(answer::error)?;
+    if !pushed.refused {
+        return Ok(answer::json_text(StatusCode::OK, pushed.body));
     }
+    let mut response = answer::json_text(StatusCode::CONFLICT, pushed.body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    Ok(response)
 }
 
-async fn post_pull(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Response {
-    let device = match caller::device(&app, &call, &headers) {
-        Ok(device) => device,
-        Err(response) => return response,
-    };
-    match body::read(&headers, stream, app.limits.body_bytes).await {
-        Ok(body) => answer::text(pull::pull(&app, &device, body).await),
-        Err(response) => response,
-    }
+async fn post_pull(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let device = caller::device(&app, &call, &headers)?;
+    let body = body::read(&headers, stream, app.limits.body_bytes).await?;
+    Ok(answer::text(pull::pull(&app, &device, body).await))
 }
 
-async fn get_status(app: Shared, call: Call, headers: HeaderMap, query: String) -> Response {
+async fn get_status(app: Shared, call: Call, headers: HeaderMap, query: String) -> Handled {
     let only = super::devices::parameter(&query, "device_id");
-    match caller::anyone(&app, &call, &headers) {
-        Ok(actor) => answer::value(status::status(&app, &actor, only.as_deref()).await),
-        Err(response) => response,
-    }
+    let actor = caller::anyone(&app, &call, &headers)?;
+    Ok(answer::value(status::status(&app, &actor, only.as_deref()).await))
 }
 
-async fn post_cleanup(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Response {
-    let actor = match caller::admin(&app, &call, &headers) {
-        Ok(actor) => actor,
-        Err(response) => return response,
-    };
-    let request: CleanupRequest = match body::json(&headers, stream).await {
-        Ok(request) => request,
-        Err(response) => return response,
-    };
+async fn post_cleanup(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let actor = caller::admin(&app, &call, &headers)?;
+    let request: CleanupRequest = body::json(&headers, stream).await?;
     if !(0..=36_500).contains(&request.days_old) {
-        return answer::error(crate::sync::Error::Problem(
-            crate::protocol::problem::Code::InvalidRequest,
-            "days_old is a number of days from 0 to 36500.".into(),
-        ));
+        return Err(answer::problem(Problem::new(Code::InvalidRequest, "days_old is a number of days from 0 to 36500.")));
     }
     let removed = retention::cleanup(&app, request.days_old, Some(actor.user.as_str())).await;
-    answer::value(removed.map(|removed| serde_json::json!({ "success": true, "removed": removed })))
+    Ok(answer::value(removed.map(|removed| serde_json::json!({ "success": true, "removed": removed }))))
 }
