@@ -39,7 +39,7 @@ pub(super) fn run(directory: &Path, arguments: Arguments) -> anyhow::Result<()> 
     }
     telemetry::start(&config.log.level, config.log.format == "json");
     let _lock = place::lock(directory)?;
-    raise_descriptors();
+    config.server.connections = config.server.connections.min(raise_descriptors().saturating_sub(64).max(8));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(workers()).max_blocking_threads(16).build()?;
     runtime.block_on(serve(directory.to_owned(), config))
 }
@@ -49,11 +49,13 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
 }
 
-/// As many open files as the system allows: each connection is one.
-fn raise_descriptors() {
+/// As many open files as the system allows: each connection is one. Returns how many that is.
+fn raise_descriptors() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }).is_ok();
+    let limit = if raised { now.maximum } else { now.current };
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {

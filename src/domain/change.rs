@@ -77,11 +77,11 @@ pub enum Position {
 }
 
 impl Change {
-    /// The operation's identity: the client's `op_id`, or the hash of (device, table, id, base, `updated_at`, content).
+    /// The operation's identity: the client's `op_id`, or the hash of (table, id, base, `updated_at`, content).
     /// `content` is the hash of the edit's content.
     /// Where the request names its position, that is part of an absent base. Where it does not, `updated_at` tells two edits
     /// apart; without that too, what the device last pulled must.
-    pub fn op(&self, device: &str, table: &str, position: Position, content: Hash) -> Op {
+    pub fn op(&self, table: &str, position: Position, content: Hash) -> Op {
         let mut text = Vec::with_capacity(256);
         let mut part = |bytes: &[u8]| {
             text.extend((bytes.len() as u32).to_be_bytes());
@@ -106,19 +106,21 @@ impl Change {
         let body = Hash::of(&text);
         let id = match &self.op_id {
             Some(id) => Hash::of(id.as_bytes()),
-            None => {
-                let seq = match position {
-                    _ if self.base != Base::Absent => -1,
-                    Position::Presented { seq, .. } => seq,
-                    Position::Remembered { seq } if self.updated_at.is_none() => seq,
-                    Position::Remembered { .. } | Position::Never => -1,
-                };
-                let mut whole = body.0.to_vec();
-                whole.extend(seq.to_be_bytes());
-                whole.extend(device.as_bytes());
-                Hash::of(&whole)
-            }
+            // Receipts and rows are the device's own, so the device need not be part of it.
+            None => match position {
+                Position::Presented { seq, .. } if self.base == Base::Absent => placed(body, seq),
+                Position::Remembered { seq } if self.base == Base::Absent && self.updated_at.is_none() => placed(body, seq),
+                _ => body,
+            },
         };
         Op { id, body, named: self.op_id.is_some() }
     }
+}
+
+/// The identity of an operation that began from a position.
+fn placed(body: Hash, seq: Seq) -> Hash {
+    let mut bytes = [0; 24];
+    bytes[..16].copy_from_slice(&body.0);
+    bytes[16..].copy_from_slice(&seq.to_be_bytes());
+    Hash::of(&bytes)
 }

@@ -4,6 +4,3 @@ pub mod account;
 pub mod problem;
 pub mod pull;
 pub mod push;
-
-/// Base path of every call.
-pub const BASE: &str = "/api/v1";

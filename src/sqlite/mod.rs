@@ -25,9 +25,6 @@ pub enum Error {
     /// The writer or the readers have stopped.
     #[error("the database is closing")]
     Closed,
-    /// The queue of writes is full.
-    #[error("too many writes are waiting")]
-    Busy,
 }
 
 impl From<rusqlite::Error> for Error {

@@ -143,11 +143,6 @@ impl Directory {
         self.users.get(name)
     }
 
-    /// A user by name, in any case of letters.
-    pub fn users_named(&self, name: &str) -> Option<&Arc<User>> {
-        self.users.values().find(|user| user.name.as_str().eq_ignore_ascii_case(name))
-    }
-
     /// All devices.
     pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
         self.by_id.values()

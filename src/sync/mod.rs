@@ -72,8 +72,6 @@ pub struct App {
     pub throttle: Throttle,
     /// At most two password hashes at once: each takes 19 MiB and a core.
     pub hashing: tokio::sync::Semaphore,
-    /// When the process began.
-    pub started: Instant,
     space: Mutex<(Option<Instant>, bool)>,
     directory: PathBuf,
 }
@@ -93,7 +91,6 @@ impl App {
             sessions: Sessions::default(),
             throttle: Throttle::default(),
             hashing: tokio::sync::Semaphore::new(2),
-            started: Instant::now(),
             space: Mutex::new((None, false)),
             directory,
         }

@@ -57,12 +57,11 @@ fn ready(change: Change, table: &str, office: &Office, device: &Device, frame: &
     if !device.actor.may_write(&table.rules) {
         return Err((Code::Forbidden, format!("A {} may not write {}.", device.actor.role.word(), table.name)));
     }
-    let name = device.actor.device.as_ref().map_or("", |id| id.as_str());
     let hash = match &change.edit {
         Edit::Whole(content) | Edit::Patch(content) => content.hash(),
         Edit::Delete => Hash::default(),
     };
-    let op = change.op(name, table.name.as_str(), frame.position, hash);
+    let op = change.op(table.name.as_str(), frame.position, hash);
     Ok(Ready { table: table.clone(), change, op, hash })
 }
 
