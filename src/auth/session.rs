@@ -70,3 +70,27 @@ impl Session {
         now.duration_since(self.seen) < IDLE && now.duration_since(self.began) < LONGEST
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_ends_when_it_is_idle_or_old() {
+        let (user, now, second) = (UserId::parse("mia").unwrap(), Instant::now(), Duration::from_secs(1));
+        let mut session = Session { user: user.clone(), access: 1, began: now, seen: now };
+        assert!(session.is_valid(now + IDLE - second) && !session.is_valid(now + IDLE));
+        session.seen = now + LONGEST - 2 * second;
+        assert!(session.is_valid(now + LONGEST - second) && !session.is_valid(now + LONGEST));
+    }
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let (user, sessions) = (UserId::parse("mia").unwrap(), Sessions::default());
+        let secrets: Vec<String> = (0..=PER_USER).map(|_| sessions.begin(&user, 7).unwrap()).collect();
+        assert_eq!(sessions.user(&secrets[0]), None);
+        assert!(secrets[1..].iter().all(|secret| sessions.user(secret) == Some((user.clone(), 7))));
+        sessions.end(&secrets[1]);
+        assert_eq!(sessions.user(&secrets[1]), None);
+    }
+}
