@@ -14,6 +14,8 @@ pub const JSON_DEPTH: usize = 64;
 pub const ID_CHARS: usize = 128;
 /// Characters of a table name, one letter and 62 more: PostgreSQL's identifier length.
 pub const TABLE_CHARS: usize = 63;
+/// Tables that a pull may name: more than any office has, so that a list of them stays small.
+pub const PULL_TABLES: usize = 1_000;
 /// Records in one page of a pull.
 pub const PAGE_RECORDS: usize = 10_000;
 /// Records in a page whose request names no limit.

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -104,9 +104,6 @@ impl Incoming {
         let mut reader = serde_json::Deserializer::from_str(json);
         let top = Top { incoming: &mut incoming, size: json.len() };
         top.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|e| describe(&e))?;
-        if incoming.content.text.len() > limits::RECORD_BYTES {
-            return Err("the record is larger than 1 MiB".into());
-        }
         Ok(incoming)
     }
 }
@@ -399,7 +396,7 @@ fn write_object<'de, A: MapAccess<'de>>(
             if place.is_some() {
                 return Err(A::Error::custom(format!("the name {key:?} stands twice")));
             }
-            *place = Some(map.next_value()?);
+            *place = Some(map.next_value_seed(Plain)?);
             continue;
         }
         if out.len() > start {
@@ -437,6 +434,55 @@ fn write_object<'de, A: MapAccess<'de>>(
     }
     out.push('}');
     Ok(fields)
+}
+
+/// A text, number, true, false or null. Lists and objects are read as empty ones: none of them is right where these stand,
+/// and as a tree they could take many times the memory of their text.
+struct Plain;
+
+impl<'de> DeserializeSeed<'de> for Plain {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Plain {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Array(Vec::new()))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Object(serde_json::Map::new()))
+    }
+}
+
+/// Reads a text, number, true, false or null; lists and objects as empty ones, what is no JSON as `None`.
+pub fn plain(json: &str) -> Option<Value> {
+    Plain.deserialize(&mut serde_json::Deserializer::from_str(json)).ok()
 }
 
 struct Key;

@@ -9,6 +9,7 @@ use http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 use warp::reply::Response;
 
+use crate::protocol;
 use crate::protocol::problem::{Code, Problem};
 
 use super::answer;
@@ -98,6 +99,5 @@ where
 {
     const SMALL: usize = 64 << 10;
     let body = read(headers, stream, SMALL).await?;
-    serde_json::from_slice(&body)
-        .map_err(|e| answer::problem(Problem::new(Code::InvalidRequest, format!("The body is not understood: {e}."))))
+    protocol::object(&body).map_err(|e| answer::problem(Problem::new(Code::InvalidRequest, format!("The body is not understood: {e}."))))
 }

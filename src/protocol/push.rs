@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use crate::domain::limits;
 
 /// A push. Changes are kept as raw text here, so that one bad change is refused by itself.
 #[derive(Debug, Deserialize)]
@@ -22,7 +24,7 @@ pub struct PushRequest<'a> {
     pub changes: Tables<'a>,
     /// Queued operations.
     #[serde(borrow, default)]
-    pub operations: Option<Vec<&'a RawValue>>,
+    pub operations: Option<Entries<'a>>,
     /// Answer what would happen, and change nothing.
     #[serde(default)]
     pub dry_run: Option<bool>,
@@ -33,9 +35,57 @@ pub struct PushRequest<'a> {
     pub report: Option<Report>,
 }
 
+/// Raw entries in the order of the request. Those beyond what a push may hold are counted and not kept: millions of them
+/// fit into one body, and a body must not take many times its own size.
+#[derive(Debug, Default)]
+pub struct Entries<'a> {
+    /// At most [`limits::PUSH_CHANGES`] of them.
+    pub kept: Vec<&'a RawValue>,
+    /// How many there were.
+    pub count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Counted(0))
+    }
+}
+
+/// Reads entries after so many others.
+struct Counted(usize);
+
+impl<'de> Visitor<'de> for Counted {
+    type Value = Entries<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Entries::default();
+        while let Some(raw) = seq.next_element()? {
+            if self.0 + entries.count < limits::PUSH_CHANGES {
+                entries.kept.push(raw);
+            }
+            entries.count += 1;
+        }
+        Ok(entries)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Counted {
+    type Value = Entries<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
 /// Records by table, in the order of the request.
 #[derive(Debug, Default)]
-pub struct Tables<'a>(pub Vec<(String, Vec<&'a RawValue>)>);
+pub struct Tables<'a> {
+    /// Each table's records; tables without any are left out.
+    pub lists: Vec<(String, Vec<&'a RawValue>)>,
+    /// How many records there were.
+    pub count: usize,
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Tables<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -49,15 +99,33 @@ impl<'de: 'a, 'a> Deserialize<'de> for Tables<'a> {
                 Ok(Tables::default())
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut tables = Vec::new();
-                while let Some(entry) = map.next_entry::<String, Vec<&'de RawValue>>()? {
-                    tables.push(entry);
+                let mut tables = Tables::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    let entries = map.next_value_seed(Counted(tables.count))?;
+                    tables.count += entries.count;
+                    if !entries.kept.is_empty() {
+                        tables.lists.push((name, entries.kept));
+                    }
                 }
-                Ok(Tables(tables))
+                Ok(tables)
             }
         }
         deserializer.deserialize_any(Read)
     }
+}
+
+/// The names in an operation, for one that is otherwise not understood.
+#[derive(Debug, Default, Deserialize)]
+pub struct OperationNames<'a> {
+    /// `op_id`.
+    #[serde(borrow)]
+    pub op_id: Option<&'a RawValue>,
+    /// `table`.
+    #[serde(borrow)]
+    pub table: Option<&'a RawValue>,
+    /// `id`.
+    #[serde(borrow)]
+    pub id: Option<&'a RawValue>,
 }
 
 /// One queued operation.
@@ -142,7 +210,7 @@ impl Report {
     pub fn bounded(mut self) -> Report {
         let texts = [&mut self.name, &mut self.app_version, &mut self.platform, &mut self.os_version, &mut self.network];
         for text in texts.into_iter().flatten() {
-            *text = text.chars().take(crate::domain::limits::LABEL_CHARS).collect();
+            *text = text.chars().take(limits::LABEL_CHARS).collect();
         }
         self
     }

@@ -29,10 +29,7 @@ pub struct Rejection {
 
 /// Keeps one. The same change refused again counts up; the device's oldest make room.
 pub fn keep(db: &Connection, device: i64, op: Hash, rejection: &Rejection) -> rusqlite::Result<()> {
-    let mut end = rejection.body.len().min(limits::REJECTED_BODY_BYTES);
-    while !rejection.body.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = rejection.body.floor_char_boundary(limits::REJECTED_BODY_BYTES);
     db.prepare_cached(
         "INSERT INTO rejections (device, tbl, record, op, op_id, code, detail, body, times, received_at)
          VALUES (:device, :tbl, :record, :op, :op_id, :code, :detail, :body, 1, :now)

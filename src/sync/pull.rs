@@ -12,6 +12,7 @@ use crate::domain::clock::{self, Micros};
 use crate::domain::cursor::{Cursor, Seq};
 use crate::domain::limits;
 use crate::domain::record::Hash;
+use crate::protocol;
 use crate::protocol::problem::Code;
 use crate::protocol::pull::PullRequest;
 use crate::store::accounts::Device;
@@ -59,7 +60,7 @@ struct Page {
 /// Serves a pull.
 pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8>> {
     let request: PullRequest =
-        serde_json::from_slice(&body).map_err(|e| Error::Problem(Code::InvalidRequest, format!("The body is not a pull: {e}.")))?;
+        protocol::object(&body).map_err(|e| Error::Problem(Code::InvalidRequest, format!("The body is not a pull: {e}.")))?;
     super::devices::same_device(device, request.device_id.as_deref())?;
     let office = app.office();
     let tables = selection(&office, device, request.tables.as_deref())?;

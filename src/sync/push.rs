@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::domain::change::Position;
 use crate::domain::clock::{self, Micros};
 use crate::domain::cursor::Cursor;
+use crate::protocol;
 use crate::protocol::problem::Code;
 use crate::protocol::push::PushRequest;
 use crate::sqlite::writer::Outcome;
@@ -95,7 +96,7 @@ struct Frame {
 pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str) -> Result<Pushed> {
     app.accepts_writes()?;
     let request: PushRequest<'_> =
-        serde_json::from_slice(&body).map_err(|e| Error::Problem(Code::InvalidRequest, format!("The body is not a push: {e}.")))?;
+        protocol::object(&body).map_err(|e| Error::Problem(Code::InvalidRequest, format!("The body is not a push: {e}.")))?;
     super::devices::same_device(device, request.device_id.as_deref())?;
     let office = app.office();
     let now = app.store.clock.now();
@@ -114,7 +115,7 @@ pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str
         atomic: request.atomic.unwrap_or(false),
         horizon: now - app.retention.days * clock::DAY,
     };
-    let count = request.changes.0.iter().map(|(_, list)| list.len()).sum::<usize>() + request.operations.as_ref().map_or(0, Vec::len);
+    let count = request.changes.count + request.operations.as_ref().map_or(0, |operations| operations.count);
     if count > app.limits.push_changes {
         return problem(Code::PayloadTooLarge, format!("{count} changes in one push; the limit is {}.", app.limits.push_changes));
     }

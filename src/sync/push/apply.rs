@@ -47,7 +47,7 @@ impl Job<'_> {
                 op_id: item.op_id.clone(),
                 code: code.word().into(),
                 detail: detail.clone(),
-                body: raw.to_owned(),
+                body: raw[..raw.floor_char_boundary(limits::REJECTED_BODY_BYTES)].to_owned(),
                 times: 1,
                 received_at: self.frame.now,
             };

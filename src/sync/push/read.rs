@@ -8,9 +8,10 @@ use crate::domain::change::{Base, Change, Edit};
 use crate::domain::clock;
 use crate::domain::ids::{RecordId, TableName};
 use crate::domain::limits;
-use crate::domain::record::{Content, Hash, Incoming};
+use crate::domain::record::{self, Content, Hash, Incoming};
+use crate::protocol;
 use crate::protocol::problem::Code;
-use crate::protocol::push::{Operation, OperationBase, PushRequest};
+use crate::protocol::push::{Operation, OperationBase, OperationNames, PushRequest};
 use crate::store::accounts::Device;
 use crate::sync::office::Office;
 
@@ -29,14 +30,14 @@ pub(super) fn items(request: &PushRequest<'_>, body: &Bytes, office: &Office, de
         start..start + raw.get().len()
     };
     let mut items = Vec::new();
-    for (table, list) in &request.changes.0 {
+    for (table, list) in &request.changes.lists {
         for raw in list {
             let mut item = Item { table: table.clone(), record: None, op_id: None, raw: place(raw), ready: invalid("") };
             item.ready = whole_record(raw.get(), &mut item.record, most).and_then(|change| ready(change, table, office, device, frame));
             items.push(item);
         }
     }
-    for raw in request.operations.iter().flatten() {
+    for raw in request.operations.iter().flat_map(|operations| &operations.kept) {
         let mut item = Item { table: String::new(), record: None, op_id: None, raw: place(raw), ready: invalid("") };
         item.ready = operation(raw.get(), &mut item, most).and_then(|change| ready(change, &item.table, office, device, frame));
         items.push(item);
@@ -125,17 +126,21 @@ fn whole_record(raw: &str, seen: &mut Option<String>, most: usize) -> Result<Cha
 
 fn operation(raw: &str, item: &mut Item, most: usize) -> Result<Change, Refused> {
     // The names first, so that even a bad operation is refused by name.
-    if let Ok(Value::Object(fields)) = serde_json::from_str(raw) {
-        let text = |name: &str| fields.get(name).and_then(Value::as_str).map(|s| s.chars().take(limits::ID_CHARS * 2).collect());
-        item.table = text("table").unwrap_or_default();
-        item.record = text("id");
-        item.op_id = text("op_id").filter(|id: &String| (1..=limits::OP_ID_CHARS).contains(&id.len()));
-        if fields.get("op_id").is_some_and(|id| !id.is_null()) && item.op_id.is_none() {
+    if let Ok(names) = protocol::object::<OperationNames<'_>>(raw.as_bytes()) {
+        let text = |name: Option<&RawValue>| match record::plain(name?.get())? {
+            Value::String(text) => Some(text.chars().take(limits::ID_CHARS * 2).collect::<String>()),
+            _ => None,
+        };
+        item.table = text(names.table).unwrap_or_default();
+        item.record = text(names.id);
+        item.op_id = text(names.op_id).filter(|id| (1..=limits::OP_ID_CHARS).contains(&id.len()));
+        if names.op_id.is_some() && item.op_id.is_none() {
             return invalid(format!("\"op_id\" is a text of 1 to {} bytes.", limits::OP_ID_CHARS));
         }
     }
-    let operation: Operation<'_> = serde_json::from_str(raw).map_err(|e| (Code::InvalidRecord, format!("Not an operation: {e}.")))?;
-    let id: Option<Value> = operation.id.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let operation: Operation<'_> =
+        protocol::object(raw.as_bytes()).map_err(|e| (Code::InvalidRecord, format!("Not an operation: {e}.")))?;
+    let id: Option<Value> = operation.id.and_then(|raw| record::plain(raw.get()));
     let id = record_id(id.as_ref(), &mut item.record)?;
     let data = match operation.data {
         Some(raw) => Some(parse(raw.get(), most)?),
@@ -175,8 +180,8 @@ fn operation(raw: &str, item: &mut Item, most: usize) -> Result<Change, Refused>
 }
 
 fn explicit_base(raw: &str, most: usize) -> Result<Base, Refused> {
-    let base: OperationBase<'_> =
-        serde_json::from_str(raw).or_else(|_| invalid("\"base\" is null, {\"version\": n}, {\"hash\": \"…\"} or {\"data\": {…}}."))?;
+    let base: OperationBase<'_> = protocol::object(raw.as_bytes())
+        .or_else(|_| invalid("\"base\" is null, {\"version\": n}, {\"hash\": \"…\"} or {\"data\": {…}}."))?;
     match (base.version, base.hash, base.data) {
         (Some(n), None, None) => version(Some(&Value::from(n))),
         (None, Some(hash), None) => match Hash::parse(&hash) {

@@ -1,9 +1,12 @@
 //! What the stories are told with: an appliance on a free port with its own directory, devices with short verbs.
 
 pub mod device;
+pub mod flood;
 pub mod openapi;
 pub mod people;
 pub mod process;
+pub mod small_disk;
+pub mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
