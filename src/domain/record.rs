@@ -98,15 +98,12 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Reads a JSON object. The error says what is wrong with it: not an object, a name twice, too deep, …
+    /// Reads a JSON object of any size. The error says what is wrong with it: not an object, a name twice, too deep, …
     pub fn parse(json: &str) -> Result<Incoming, String> {
         let mut incoming = Incoming::default();
         let mut reader = serde_json::Deserializer::from_str(json);
         let top = Top { incoming: &mut incoming, size: json.len() };
         top.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|e| describe(&e))?;
-        if incoming.content.text.len() > limits::RECORD_BYTES {
-            return Err("the record is larger than 1 MiB".into());
-        }
         Ok(incoming)
     }
 }
