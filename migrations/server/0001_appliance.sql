@@ -95,7 +95,7 @@ CREATE TABLE receipts (
   body        BLOB NOT NULL,
   tbl         INTEGER NOT NULL,
   id          TEXT NOT NULL,
-  outcome     TEXT NOT NULL,           -- applied, merged, noop, conflict or rejected
+  outcome     TEXT NOT NULL,           -- applied, merged, noop, conflict, late (a conflict) or rejected
   conflict    TEXT,                    -- conflicts.id
   code        TEXT,                    -- of a rejection
   detail      TEXT,                    -- of a rejection
