@@ -4,6 +4,8 @@ pub mod device;
 pub mod openapi;
 pub mod people;
 pub mod process;
+pub mod quick;
+pub mod replica;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
