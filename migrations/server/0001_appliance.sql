@@ -136,6 +136,7 @@ CREATE TABLE conflicts (
   updated_at     INTEGER NOT NULL,     -- the edit, by the device's clock
   edited_at      INTEGER NOT NULL,     -- the edit, corrected
   version        INTEGER NOT NULL,     -- the record's after the decision
+  seq            INTEGER NOT NULL,     -- the database's head after it
   created_at     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX conflicts_by_status ON conflicts (status, id);

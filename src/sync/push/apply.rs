@@ -329,6 +329,7 @@ impl Job<'_> {
             updated_at,
             edited_at: clock::correct(change.updated_at, self.frame.offset, self.frame.now),
             version,
+            seq: self.ledger.head(),
             created_at: self.frame.now,
         };
         let joined = match conflict.winner {
@@ -422,6 +423,8 @@ impl Job<'_> {
             .as_ref()
             .filter(|stored| self.device.actor.may_read(rules) && self.device.actor.in_scope(rules.scope, &stored.version.scope));
         if let Some(mut conflict) = conflict {
+            // A conflict that later changes joined is the answer to each of them, under its own name.
+            (conflict.op, conflict.op_id) = (ready.op.id, ready.change.op_id.clone());
             let visible = seen.is_some() || conflict.server_id.is_some();
             conflict.version = seen.map_or(conflict.version, |stored| stored.version.version);
             return Ok(Verdict::Conflict { conflict: Box::new(conflict), visible, recorded: true });
