@@ -361,6 +361,11 @@ async fn a_unique_key_belongs_to_one_live_record_of_a_store() {
     assert_eq!(onto.conflict("p4")["version"], 1);
     let on = o.two.push_one("people", json!({ "id": "p4", "version": 1, "email": "ida@shop", "name": "Ida" })).await;
     assert_eq!(on.applied("people", "p4")["version"], 2);
+    // Saying again what was refused changes nothing, and says what is there instead.
+    o.two.push_one("people", json!({ "id": "p4", "version": 2, "email": "eva@shop", "n": 1 })).await.conflict("p4");
+    let again = json!({ "op_id": "again", "table": "people", "id": "p4", "op": "create", "data": { "email": "eva@shop", "n": 1 } });
+    let noop = o.two.operate(again).await.applied("people", "p4").clone();
+    assert_eq!((&noop["status"], &noop["data"]["email"]), (&json!("noop"), &json!("ida@shop")));
     // Freed by a change of key, and by a delete.
     o.one.push_one("people", json!({ "id": "p1", "version": 4, "email": "eva@home" })).await.applied("people", "p1");
     o.two.push_one("people", json!({ "id": "p4", "version": 2, "email": "eva@shop" })).await.applied("people", "p4");

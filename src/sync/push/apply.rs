@@ -6,7 +6,7 @@ use crate::domain::change::{Base, Edit, Op, Position};
 use crate::domain::clock;
 use crate::domain::decide::{self, Conflict, Decision, Given, Lineage, Reach, Refusal, Sent, Why, Winner, Write};
 use crate::domain::limits;
-use crate::domain::record::Hash;
+use crate::domain::record::{Content, Hash};
 use crate::protocol::problem::Code;
 use crate::store::accounts::Device;
 use crate::store::ledger::Ledger;
@@ -116,7 +116,7 @@ impl Job<'_> {
         match decision {
             Decision::Apply(write) => self.apply(ready, current.as_ref(), write, "applied"),
             Decision::Merge(write) => self.apply(ready, current.as_ref(), write, "merged"),
-            Decision::Noop(sent) => self.noop(ready, current.as_ref(), sent.map(|content| content.into_text())),
+            Decision::Noop(sent) => self.noop(ready, current.as_ref(), sent),
             Decision::Conflict(conflict) => self.conflict(ready, current.as_ref(), conflict, None),
             Decision::Reject(refusal, detail) => self.refuse(ready, refusal, detail),
         }
@@ -269,12 +269,16 @@ impl Job<'_> {
         self.conflict(ready, current, conflict, other.map(|other| (holder, other))).map(Some)
     }
 
-    fn noop(&mut self, ready: &Ready, current: Option<&Stored>, sent: Option<String>) -> store::Result<Verdict> {
+    fn noop(&mut self, ready: &Ready, current: Option<&Stored>, sent: Option<Content>) -> store::Result<Verdict> {
         let version = current.map_or(0, |stored| stored.version.version);
         let updated_at = ready.change.updated_at.unwrap_or(self.frame.now);
         let id = ready.change.id.as_str();
-        self.receipt(ready.op, ready.table.no, id, "noop", None, None, sent.as_deref(), updated_at, version, true)?;
-        Ok(Verdict::Applied { status: "noop", version: current.map(|stored| stored.version.version), data: None, op: ready.op.id })
+        // The server may keep another value where the change says what its device had already said and lost.
+        let other = current.filter(|stored| sent.as_ref().is_some_and(|sent| *sent != stored.version.content));
+        let text = sent.as_ref().map(Content::text);
+        self.receipt(ready.op, ready.table.no, id, "noop", None, None, text, updated_at, version, other.is_none())?;
+        let data = other.filter(|_| self.device.actor.may_read(&ready.table.rules)).map(Shown::of);
+        Ok(Verdict::Applied { status: "noop", version: current.map(|stored| stored.version.version), data, op: ready.op.id })
     }
 
     /// Records a conflict. `holder`: the other record that it is with, where that is not the change's own.
@@ -425,7 +429,15 @@ impl Job<'_> {
         if let Some(mut conflict) = conflict {
             // A conflict that later changes joined is the answer to each of them, under its own name.
             (conflict.op, conflict.op_id) = (ready.op.id, ready.change.op_id.clone());
-            let visible = seen.is_some() || conflict.server_id.is_some();
+            // What the server had is shown again only where the device may see that record now, and never what it was
+            // while it belonged to others.
+            let visible = conflict.why != Why::LeftView.word()
+                && self.device.actor.may_read(rules)
+                && match &conflict.server_id {
+                    Some(holder) => records::head(self.db, ready.table.no, holder, None)?
+                        .is_some_and(|stored| self.device.actor.in_scope(rules.scope, &stored.version.scope)),
+                    None => seen.is_some(),
+                };
             conflict.version = seen.map_or(conflict.version, |stored| stored.version.version);
             return Ok(Verdict::Conflict { conflict: Box::new(conflict), visible, recorded: true });
         }
@@ -446,7 +458,7 @@ enum Walk {
 }
 
 fn sent_of(stored: &Stored) -> Sent {
-    let sent = stored.sent.clone().map(crate::domain::record::Content::trusted);
+    let sent = stored.sent.clone().map(Content::trusted);
     Sent {
         content: (!stored.version.deleted).then(|| sent.unwrap_or_else(|| stored.version.content.clone())),
         updated_at: stored.version.updated_at,
