@@ -21,7 +21,7 @@ pub struct Replica {
     /// Changes that wait to be pushed, in order.
     pub outbox: Vec<(String, Value)>,
     /// What a running reset has named so far.
-    marks: Option<BTreeSet<Key>>,
+    pub marks: Option<BTreeSet<Key>>,
     /// Resets that began.
     pub resets: usize,
     /// Ids that pulls called evicted.
