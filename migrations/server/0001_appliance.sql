@@ -95,7 +95,7 @@ CREATE TABLE receipts (
   body        BLOB NOT NULL,
   tbl         INTEGER NOT NULL,
   id          TEXT NOT NULL,
-  outcome     TEXT NOT NULL,           -- applied, merged, noop, conflict or rejected
+  outcome     TEXT NOT NULL,           -- applied, merged, noop, conflict, late (a conflict) or rejected
   conflict    TEXT,                    -- conflicts.id
   code        TEXT,                    -- of a rejection
   detail      TEXT,                    -- of a rejection
@@ -136,6 +136,7 @@ CREATE TABLE conflicts (
   updated_at     INTEGER NOT NULL,     -- the edit, by the device's clock
   edited_at      INTEGER NOT NULL,     -- the edit, corrected
   version        INTEGER NOT NULL,     -- the record's after the decision
+  seq            INTEGER NOT NULL,     -- the database's head after it
   created_at     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX conflicts_by_status ON conflicts (status, id);

@@ -98,7 +98,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Reads a JSON object. The error says what is wrong with it: not an object, a name twice, too deep, …
+    /// Reads a JSON object of any size. The error says what is wrong with it: not an object, a name twice, too deep, …
     pub fn parse(json: &str) -> Result<Incoming, String> {
         let mut incoming = Incoming::default();
         let mut reader = serde_json::Deserializer::from_str(json);

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use crate::domain::clock::Micros;
+use crate::domain::cursor::Seq;
 use crate::domain::record::Hash;
 
 use super::live::{FeedNo, TableNo};
@@ -60,6 +61,8 @@ pub struct Conflict {
     pub edited_at: Micros,
     /// The record's version after the decision.
     pub version: i64,
+    /// The head after it.
+    pub seq: Seq,
     /// When it was recorded.
     pub created_at: Micros,
 }
@@ -91,6 +94,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Conflict> {
         updated_at: row.get("updated_at")?,
         edited_at: row.get("edited_at")?,
         version: row.get("version")?,
+        seq: row.get("seq")?,
         created_at: row.get("created_at")?,
     })
 }
@@ -104,7 +108,7 @@ pub fn write(db: &Connection, conflict: &Conflict) -> rusqlite::Result<()> {
         ":status": conflict.status, ":base": conflict.base, ":server": conflict.server, ":server_id": conflict.server_id,
         ":server_version": conflict.server_version, ":server_deleted": conflict.server_deleted,
         ":server_updated_at": conflict.server_updated_at, ":client": conflict.client, ":updated_at": conflict.updated_at,
-        ":edited_at": conflict.edited_at, ":version": conflict.version, ":created_at": conflict.created_at,
+        ":edited_at": conflict.edited_at, ":version": conflict.version, ":seq": conflict.seq, ":created_at": conflict.created_at,
     })?;
     Ok(())
 }
@@ -129,13 +133,13 @@ pub fn open_of(db: &Connection, table: TableNo, record: &str, device: i64) -> ru
 /// Lets a later change of the same device join an open conflict: base of the first, content of the last.
 pub fn join(db: &Connection, id: &str, later: &Conflict) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "UPDATE conflicts SET client = :client, fields = :fields, updated_at = :updated_at, edited_at = :edited_at, version = :version,
+        "UPDATE conflicts SET client = :client, fields = :fields, updated_at = :updated_at, edited_at = :edited_at, version = :version, seq = :seq, why = :why,
            server = :server, server_version = :server_version, server_deleted = :server_deleted, server_updated_at = :server_updated_at
          WHERE id = :id",
     )?
     .execute(named_params! {
         ":id": id, ":client": later.client, ":fields": later.fields, ":updated_at": later.updated_at, ":edited_at": later.edited_at,
-        ":version": later.version, ":server": later.server, ":server_version": later.server_version,
+        ":version": later.version, ":seq": later.seq, ":why": later.why, ":server": later.server, ":server_version": later.server_version,
         ":server_deleted": later.server_deleted, ":server_updated_at": later.server_updated_at,
     })?;
     Ok(())
@@ -155,13 +159,18 @@ pub fn open_by_device(db: &Connection) -> rusqlite::Result<std::collections::Has
         .collect()
 }
 
-/// Where a purge of old closed conflicts stands: removes at most `limit`, returns how many.
-pub fn purge(db: &Connection, before: Micros, limit: usize) -> rusqlite::Result<usize> {
+/// Removes at most `limit` old closed conflicts and returns how many. One whose device has not synced after it stays, since
+/// a retry is answered with it; up to `in_any_case` they go.
+pub fn purge(db: &Connection, before: Micros, in_any_case: Seq, limit: usize) -> rusqlite::Result<usize> {
     // UUIDv7 begins with the milliseconds of its time, so the index on (status, id) is also one on time.
     let bound = format!("{:012x}", (before / 1_000).max(0));
     let bound = format!("{}-{}", &bound[..8], &bound[8..]);
     db.prepare_cached(
-        "DELETE FROM conflicts WHERE id IN (SELECT id FROM conflicts WHERE status = 'resolved' AND id < ?1 ORDER BY id LIMIT ?2)",
+        "DELETE FROM conflicts WHERE id IN (
+           SELECT k.id FROM conflicts k INDEXED BY conflicts_by_status LEFT JOIN devices d ON d.no = k.device
+           WHERE k.status = 'resolved' AND k.id < ?1
+             AND (d.no IS NULL OR d.revoked_at IS NOT NULL OR (d.cursor >= k.seq AND d.pulled_at > k.created_at) OR k.seq <= ?3)
+           ORDER BY k.id LIMIT ?2)",
     )?
-    .execute((bound, limit as i64))
+    .execute((bound, limit as i64, in_any_case))
 }

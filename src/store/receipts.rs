@@ -21,7 +21,7 @@ pub struct Receipt<'a> {
     pub table: TableNo,
     /// The record's id.
     pub id: &'a str,
-    /// `noop`, `conflict` or `rejected`.
+    /// `noop`, `conflict`, `late` or `rejected`.
     pub outcome: &'a str,
     /// The conflict's id.
     pub conflict: Option<&'a str>,
@@ -46,7 +46,7 @@ pub struct Receipt<'a> {
 pub struct Stored {
     /// Hash of what the operation said.
     pub body: Hash,
-    /// `applied`, `merged`, `noop`, `conflict` or `rejected`.
+    /// `applied`, `merged`, `noop`, `conflict`, `late` or `rejected`.
     pub outcome: String,
     /// The conflict's id.
     pub conflict: Option<String>,

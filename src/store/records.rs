@@ -291,6 +291,53 @@ pub fn clear_unique(db: &Connection, table: TableNo) -> Result<()> {
     Ok(())
 }
 
+/// Moves every version of a table to the feed that its content names now, where the rules did otherwise before; the caller
+/// starts a new generation of views. `true`: there was something to move.
+pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: impl Fn(&Content) -> String) -> Result<bool> {
+    const CHUNK: usize = 1_000;
+    let (mut after, mut any) = (0, false);
+    if !db.prepare_cached("SELECT 1 FROM feeds WHERE tbl = ?1")?.exists([table])? {
+        return Ok(false);
+    }
+    loop {
+        let rows: Vec<(Seq, FeedNo, bool, bool, String, String)> = db
+            .prepare_cached(
+                "SELECT c.seq, c.feed, c.deleted, c.next IS NULL, c.data, f.scope FROM changes c JOIN feeds f ON f.no = c.feed
+                 WHERE c.seq > ?2 AND f.tbl = ?1 ORDER BY c.seq LIMIT ?3",
+            )?
+            .query_map((table, after, CHUNK as i64), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        let Some((last, ..)) = rows.last() else { break };
+        after = *last;
+        for (seq, old, deleted, present, data, scope) in rows {
+            let wanted = scope_of(&Content::trusted(data));
+            if wanted == scope {
+                continue;
+            }
+            any = true;
+            let new = ledger.feed(db, table, &wanted)?;
+            db.prepare_cached("UPDATE changes SET feed = ?2 WHERE seq = ?1")?.execute((seq, new))?;
+            if present {
+                let (records, tombstones) = if deleted { (0, 1) } else { (1, 0) };
+                ledger.add(old, Delta { records: -records, tombstones: -tombstones, ..Delta::default() });
+                ledger.add(new, Delta { head: seq, records, tombstones, ..Delta::default() });
+            }
+        }
+    }
+    if any {
+        // Every device starts over, and then hears of no move that was before.
+        db.execute("DELETE FROM evictions WHERE tbl = ?1", [table])?;
+        db.execute(
+            "UPDATE conflicts SET feed = coalesce((SELECT c.feed FROM heads h JOIN changes c ON c.seq = h.seq
+                                                   WHERE h.tbl = conflicts.tbl AND h.id = conflicts.record), feed) WHERE tbl = ?1",
+            [table],
+        )?;
+    }
+    Ok(any)
+}
+
 /// Calls back for every live record of a table: feed, id, content.
 pub fn each_live(db: &Connection, table: TableNo, mut visit: impl FnMut(FeedNo, &str, Content) -> Result<()>) -> Result<()> {
     let mut query = db.prepare(

@@ -70,28 +70,44 @@ pub fn slice(db: &Connection, ledger: &mut Ledger, bounds: &Bounds, limit: usize
             .prepare_cached(
                 "DELETE FROM receipts WHERE (device, op) IN (
                    SELECT r.device, r.op FROM receipts r INDEXED BY receipts_by_seq LEFT JOIN devices d ON d.no = r.device
-                   WHERE r.seq <= ?1 AND r.received_at < ?2 AND (d.revoked_at IS NOT NULL OR d.cursor >= r.seq OR r.seq <= ?4) LIMIT ?3)",
+                   WHERE r.seq <= ?1 AND r.received_at < ?2 AND (d.revoked_at IS NOT NULL OR (d.cursor >= r.seq AND d.pulled_at > r.received_at) OR r.seq <= ?4) LIMIT ?3)",
             )?
             .execute((bounds.seq, bounds.before, limit as i64, bounds.in_any_case))?,
-        conflicts: super::conflicts::purge(db, bounds.before, limit)?,
+        conflicts: super::conflicts::purge(db, bounds.before, bounds.in_any_case, limit)?,
         rejections: db
             .prepare_cached("DELETE FROM rejections WHERE no IN (SELECT no FROM rejections WHERE received_at < ?1 LIMIT ?2)")?
             .execute((bounds.before, limit as i64))?,
     })
 }
 
+/// The answers that versions give to retries, as receipts.
+macro_rules! answers {
+    () => {
+        "INSERT INTO receipts (device, op, body, tbl, id, outcome, conflict, updated_at, version, clean, seq, received_at)
+         SELECT c.device, c.op, c.body, f.tbl, c.id, CASE c.fidelity WHEN 0 THEN 'merged' ELSE 'applied' END,
+                (SELECT k.id FROM conflicts k WHERE k.device = c.device AND k.op = c.op), c.updated_at, c.version, 0, c.seq, c.received_at"
+    };
+}
+
+/// Those whose device has not synced after them, and that are not too old in any case.
+macro_rules! of_the_unsynced {
+    ($in_any_case:literal) => {
+        concat!(
+            " JOIN feeds f ON f.no = c.feed JOIN devices d ON d.no = c.device WHERE d.revoked_at IS NULL AND d.cursor < c.seq AND c.seq > ",
+            $in_any_case
+        )
+    };
+}
+
 /// A superseded version's age counts from when it was superseded. Its operation's receipt stays for as long as its device
 /// has not synced after it: a retry may still come.
 fn history(db: &Connection, bounds: &Bounds, limit: usize) -> Result<usize> {
-    db.prepare_cached(
-        "INSERT INTO receipts (device, op, body, tbl, id, outcome, conflict, updated_at, version, clean, seq, received_at)
-         SELECT c.device, c.op, c.body, f.tbl, c.id, CASE c.fidelity WHEN 0 THEN 'merged' ELSE 'applied' END,
-                (SELECT k.id FROM conflicts k WHERE k.device = c.device AND k.op = c.op), c.updated_at, c.version, 0, c.seq, c.received_at
-         FROM (SELECT seq FROM changes WHERE next IS NOT NULL AND next <= ?1 ORDER BY next LIMIT ?2) old
-         JOIN changes c ON c.seq = old.seq JOIN feeds f ON f.no = c.feed JOIN devices d ON d.no = c.device
-         WHERE d.revoked_at IS NULL AND d.cursor < c.seq AND c.seq > ?3
-         ON CONFLICT DO NOTHING",
-    )?
+    db.prepare_cached(concat!(
+        answers!(),
+        " FROM (SELECT seq FROM changes WHERE next IS NOT NULL AND next <= ?1 ORDER BY next LIMIT ?2) old JOIN changes c ON c.seq = old.seq",
+        of_the_unsynced!("?3"),
+        " ON CONFLICT DO NOTHING"
+    ))?
     .execute((bounds.seq, limit as i64, bounds.in_any_case))?;
     Ok(db
         .prepare_cached(
@@ -116,6 +132,8 @@ fn tombstones(db: &Connection, ledger: &mut Ledger, bounds: &Bounds, limit: usiz
         db.prepare_cached("DELETE FROM heads WHERE tbl = ?1 AND id = ?2")?.execute((table, records::Key::of(id)))?;
         let mut version = Some(*seq);
         while let Some(seq) = version {
+            db.prepare_cached(concat!(answers!(), " FROM changes c", of_the_unsynced!("?2"), " AND c.seq = ?1 ON CONFLICT DO NOTHING"))?
+                .execute((seq, bounds.in_any_case))?;
             let previous = db.prepare_cached("DELETE FROM changes WHERE seq = ?1 RETURNING previous")?.query_row([seq], |row| row.get(0));
             version = match previous {
                 Ok(previous) => previous,

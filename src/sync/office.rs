@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::domain::actor::Actor;
-use crate::domain::ids::TableName;
-use crate::domain::record::{Content, Hash};
+use crate::domain::actor::{Actor, Role};
+use crate::domain::ids::{StoreId, TableName};
+use crate::domain::record::{Content, Hash, unquote};
 use crate::domain::rules::{Scope, TableRules, Tables};
 use crate::sqlite::writer::Outcome;
 use crate::store::live::{FeedNo, State, TableNo};
@@ -32,6 +32,13 @@ impl Table {
         Some(Hash::of(values?.join(",").as_bytes()))
     }
 
+    /// The scope value of a content; empty in office tables, and where the field names nobody.
+    pub fn scope_of(&self, content: &Content) -> String {
+        let value = self.rules.scope_field().and_then(|field| content.value(field)).filter(|value| value.starts_with('"'));
+        let value = value.map(|value| unquote(value).into_owned()).filter(|value| StoreId::parse(value).is_ok());
+        value.unwrap_or_default()
+    }
+
     /// The feeds of this table in an actor's view.
     pub fn feeds(&self, actor: &Actor, state: &State) -> Vec<FeedNo> {
         let one = |scope: &str| state.feed(self.no, scope).map(|(no, _)| no);
@@ -50,6 +57,9 @@ impl Table {
 pub struct Office {
     by_name: BTreeMap<TableName, Arc<Table>>,
     by_no: HashMap<TableNo, Arc<Table>>,
+    /// Generation of the views that these rules make. A pull answers by it, so that one that began under other rules is
+    /// known by its cursor.
+    pub view: i64,
 }
 
 impl Office {
@@ -69,8 +79,15 @@ impl Office {
     }
 }
 
-/// Puts rules in force: numbers the tables, starts a new view generation if what devices may see changes, and builds
-/// unique keys anew where they change. Writes nothing if nothing changed.
+/// What of a table's rules decides who sees its records: name, scope, the scope's field, least role that reads.
+type View = (String, Scope, Option<String>, Role);
+
+fn view(table: &Table) -> View {
+    (table.name.to_string(), table.rules.scope, table.rules.scope_field().map(str::to_owned), table.rules.read)
+}
+
+/// Puts rules in force: numbers the tables, starts a new view generation if what devices may see changes, moves records
+/// to the feeds of another scope, and builds unique keys anew where they change. Writes nothing if nothing changed.
 pub async fn adopt(store: &Store, tables: Tables) -> store::Result<Office> {
     let numbers = |tables: Tables| {
         move |db: &rusqlite::Connection, ledger: &mut store::ledger::Ledger| {
@@ -81,32 +98,40 @@ pub async fn adopt(store: &Store, tables: Tables) -> store::Result<Office> {
                 office.by_no.insert(no, table.clone());
                 office.by_name.insert(name, table);
             }
-            let views: Vec<_> = office.tables().map(|t| (t.name.as_str(), t.rules.scope, t.rules.scope_field(), t.rules.read)).collect();
-            let views = serde_json::to_string(&views).unwrap_or_default();
+            let views = serde_json::to_string(&office.tables().map(|table| view(table)).collect::<Vec<_>>()).unwrap_or_default();
             let before: Option<String> = meta::read(db, meta::VIEW_RULES)?;
+            let mut moved = false;
             if before.as_deref() != Some(&views) {
+                let before: Vec<View> = before.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+                for table in office.tables() {
+                    let (name, scope, field, _) = view(table);
+                    if !before.iter().any(|old| (&old.0, &old.1, &old.2) == (&name, &scope, &field)) {
+                        moved |= records::rescope(db, ledger, table.no, |content| table.scope_of(content))?;
+                    }
+                }
                 meta::write(db, meta::VIEW_RULES, views)?;
                 meta::raise(db, meta::VIEW)?;
                 ledger.raise_view(meta::read(db, meta::VIEW)?.unwrap_or(1));
             }
-            unique_keys(db, &office)?;
+            office.view = meta::read(db, meta::VIEW)?.unwrap_or(1);
+            unique_keys(db, &office, moved)?;
             Ok(Outcome::Keep(office))
         }
     };
     store.writer.run(numbers(tables)).await
 }
 
-fn unique_keys(db: &rusqlite::Connection, office: &Office) -> store::Result<()> {
+fn unique_keys(db: &rusqlite::Connection, office: &Office, all: bool) -> store::Result<()> {
     let now: BTreeMap<&str, &[String]> =
         office.tables().filter(|t| !t.rules.unique.is_empty()).map(|t| (t.name.as_str(), t.rules.unique.as_slice())).collect();
     let text = serde_json::to_string(&now).unwrap_or_default();
     let before: String = meta::read(db, meta::UNIQUE_RULES)?.unwrap_or_else(|| "{}".into());
-    if before == text {
+    if before == text && !all {
         return Ok(());
     }
     let before: BTreeMap<String, Vec<String>> = serde_json::from_str(&before).unwrap_or_default();
     for table in office.tables() {
-        if before.get(table.name.as_str()).unwrap_or(&Vec::new()) == &table.rules.unique {
+        if !all && before.get(table.name.as_str()).unwrap_or(&Vec::new()) == &table.rules.unique {
             continue;
         }
         records::clear_unique(db, table.no)?;

@@ -90,8 +90,10 @@ pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8
 
     let (page, mut next, time) = {
         let state = app.store.live.read();
-        let from = begin(&state, device, cursor.as_ref(), since, selected);
-        let next = Cursor { epoch: state.epoch, seq: state.head, view: state.view + device.view, tables: selected, start: None };
+        // Of the rules that this pull is answered by, not of newer ones.
+        let view = office.view + device.view;
+        let from = begin(&state, view, cursor.as_ref(), since, selected);
+        let next = Cursor { epoch: state.epoch, seq: state.head, view, tables: selected, start: None };
         let streams = streams(&state, device, &tables, from);
         (
             Page { from, head: state.head, streams, limit, exclude: request.exclude_own.unwrap_or(false).then_some(device.no) },
@@ -169,13 +171,13 @@ fn fingerprint(names: Option<&[String]>) -> u64 {
 }
 
 /// Goes on from the cursor, or starts over where that is not possible.
-fn begin(state: &State, device: &Device, cursor: Option<&Cursor>, since: Option<Seq>, selected: u64) -> From {
+fn begin(state: &State, view: i64, cursor: Option<&Cursor>, since: Option<Seq>, selected: u64) -> From {
     let zero = From { after: 0, start: Some(state.head), first: true };
     match (cursor, since) {
         (Some(cursor), _) => {
             let reached = cursor.seq.max(cursor.start.unwrap_or(0));
             let known = cursor.epoch == state.epoch && cursor.seq <= state.head && reached >= state.floor;
-            let same = cursor.view == state.view + device.view && cursor.tables == selected;
+            let same = cursor.view == view && cursor.tables == selected;
             if known && same { From { after: cursor.seq, start: cursor.start, first: false } } else { zero }
         }
         (None, Some(seq)) if seq >= state.floor => From { after: seq, start: None, first: false },

@@ -45,7 +45,8 @@ pub async fn cleanup(app: &App, days: i64, by: Option<&str>) -> Result<Removed> 
                         .map(|device| if device.seen.pulled { device.seen.cursor } else { 0 })
                         .min()
                         .unwrap_or(i64::MAX),
-                    in_any_case: records::seq_at(db, now - max_days * DAY)?,
+                    // What was answered before the first change stands at 0, and is not old for that.
+                    in_any_case: Some(records::seq_at(db, now - max_days * DAY)?).filter(|seq| *seq > 0).unwrap_or(-1),
                 };
                 let part = slice(db, ledger, &bounds, rows)?;
                 Ok(Outcome::Keep((part, began.elapsed())))

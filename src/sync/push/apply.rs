@@ -6,7 +6,7 @@ use crate::domain::change::{Base, Edit, Op, Position};
 use crate::domain::clock;
 use crate::domain::decide::{self, Conflict, Decision, Given, Lineage, Reach, Refusal, Sent, Why, Winner, Write};
 use crate::domain::limits;
-use crate::domain::record::Hash;
+use crate::domain::record::{Content, Hash};
 use crate::protocol::problem::Code;
 use crate::store::accounts::Device;
 use crate::store::ledger::Ledger;
@@ -116,7 +116,7 @@ impl Job<'_> {
         match decision {
             Decision::Apply(write) => self.apply(ready, current.as_ref(), write, "applied"),
             Decision::Merge(write) => self.apply(ready, current.as_ref(), write, "merged"),
-            Decision::Noop(sent) => self.noop(ready, current.as_ref(), sent.map(|content| content.into_text())),
+            Decision::Noop(sent) => self.noop(ready, current.as_ref(), sent),
             Decision::Conflict(conflict) => self.conflict(ready, current.as_ref(), conflict, None),
             Decision::Reject(refusal, detail) => self.refuse(ready, refusal, detail),
         }
@@ -189,7 +189,7 @@ impl Job<'_> {
 
     fn apply(&mut self, ready: &Ready, current: Option<&Stored>, write: Write, status: &'static str) -> store::Result<Verdict> {
         let feed = self.feed(&ready.table, &write.scope)?;
-        if let Some(conflict) = self.unique_clash(ready, feed, &write)? {
+        if let Some(conflict) = self.unique_clash(ready, current, feed, &write)? {
             return Ok(conflict);
         }
         let written = self.write(ready, current, &write, feed, None)?;
@@ -197,7 +197,7 @@ impl Job<'_> {
         let differs = status == "merged" || write.filled || matches!(ready.change.edit, Edit::Patch(_));
         let data = differs.then(|| Shown {
             version: written.version,
-            updated_at: ready.change.updated_at.unwrap_or(written.received_at),
+            updated_at: ready.change.updated_at.unwrap_or(self.frame.now),
             deleted: write.deleted,
             content: write.content.into_text(),
         });
@@ -251,7 +251,7 @@ impl Job<'_> {
     }
 
     /// The conflict with the record that already holds the unique key, if there is one.
-    fn unique_clash(&mut self, ready: &Ready, feed: FeedNo, write: &Write) -> store::Result<Option<Verdict>> {
+    fn unique_clash(&mut self, ready: &Ready, current: Option<&Stored>, feed: FeedNo, write: &Write) -> store::Result<Option<Verdict>> {
         let Some(key) = ready.table.unique_key(&write.content).filter(|_| !write.deleted) else { return Ok(None) };
         let Some(holder) = records::unique_holder(self.db, feed, key)?.filter(|id| id != ready.change.id.as_str()) else {
             return Ok(None);
@@ -266,30 +266,42 @@ impl Job<'_> {
             base: None,
             client: Some(write.content.clone()),
         };
-        self.conflict(ready, other.as_ref(), conflict, Some(holder)).map(Some)
+        self.conflict(ready, current, conflict, other.map(|other| (holder, other))).map(Some)
     }
 
-    fn noop(&mut self, ready: &Ready, current: Option<&Stored>, sent: Option<String>) -> store::Result<Verdict> {
+    fn noop(&mut self, ready: &Ready, current: Option<&Stored>, sent: Option<Content>) -> store::Result<Verdict> {
         let version = current.map_or(0, |stored| stored.version.version);
         let updated_at = ready.change.updated_at.unwrap_or(self.frame.now);
         let id = ready.change.id.as_str();
-        self.receipt(ready.op, ready.table.no, id, "noop", None, None, sent.as_deref(), updated_at, version, true)?;
-        Ok(Verdict::Applied { status: "noop", version: current.map(|stored| stored.version.version), data: None, op: ready.op.id })
+        // The server may keep another value where the change says what its device had already said and lost.
+        let other = current.filter(|stored| sent.as_ref().is_some_and(|sent| *sent != stored.version.content));
+        let text = sent.as_ref().map(Content::text);
+        self.receipt(ready.op, ready.table.no, id, "noop", None, None, text, updated_at, version, other.is_none())?;
+        let data = other.filter(|_| self.device.actor.may_read(&ready.table.rules)).map(Shown::of);
+        Ok(Verdict::Applied { status: "noop", version: current.map(|stored| stored.version.version), data, op: ready.op.id })
     }
 
-    fn conflict(&mut self, ready: &Ready, server: Option<&Stored>, conflict: Conflict, holder: Option<String>) -> store::Result<Verdict> {
+    /// Records a conflict. `holder`: the other record that it is with, where that is not the change's own.
+    fn conflict(
+        &mut self,
+        ready: &Ready,
+        current: Option<&Stored>,
+        conflict: Conflict,
+        holder: Option<(String, Stored)>,
+    ) -> store::Result<Verdict> {
         let Ready { table, change, op, .. } = ready;
         if let Some(write) = &conflict.write {
             let feed = self.feed(table, &write.scope)?;
-            if let Some(clash) = self.unique_clash(ready, feed, write)? {
+            if let Some(clash) = self.unique_clash(ready, current, feed, write)? {
                 return Ok(clash);
             }
         }
-        let mut version = server.map_or(0, |stored| stored.version.version);
+        let mut version = current.map_or(0, |stored| stored.version.version);
         if let Some(write) = &conflict.write {
             let feed = self.feed(table, &write.scope)?;
-            version = self.write(ready, server, write, feed, Some(table.rules.rule.word()))?.version;
+            version = self.write(ready, current, write, feed, Some(table.rules.rule.word()))?.version;
         }
+        let server = holder.as_ref().map(|(_, other)| other).or(current);
         let feed = match server {
             Some(stored) => stored.feed,
             None => self.feed(table, "")?,
@@ -313,7 +325,7 @@ impl Job<'_> {
             status: if conflict.winner == Winner::None { "open" } else { "resolved" }.into(),
             base: conflict.base.map(|base| base.into_text()),
             server: server.map(|stored| stored.version.content.text().to_owned()),
-            server_id: holder,
+            server_id: holder.as_ref().map(|(id, _)| id.clone()),
             server_version: server.map_or(0, |stored| stored.version.version),
             server_deleted: server.is_some_and(|stored| stored.version.deleted),
             server_updated_at: server.map_or(0, |stored| stored.version.updated_at),
@@ -321,6 +333,7 @@ impl Job<'_> {
             updated_at,
             edited_at: clock::correct(change.updated_at, self.frame.offset, self.frame.now),
             version,
+            seq: self.ledger.head(),
             created_at: self.frame.now,
         };
         let joined = match conflict.winner {
@@ -339,7 +352,9 @@ impl Job<'_> {
         }
         if conflict.write.is_none() {
             let (id, sent) = (change.id.as_str(), row.client.clone());
-            self.receipt(*op, table.no, id, "conflict", Some(&row.id), None, sent.as_deref(), updated_at, version, false)?;
+            // What came too late is not what the device last sent: its next edit does not begin from there.
+            let outcome = if conflict.why == Why::Late { "late" } else { "conflict" };
+            self.receipt(*op, table.no, id, outcome, Some(&row.id), None, sent.as_deref(), updated_at, version, false)?;
         }
         let visible = conflict.why != Why::LeftView && self.device.actor.may_read(&table.rules);
         Ok(Verdict::Conflict { conflict: Box::new(row), visible, recorded: !self.frame.dry_run })
@@ -412,7 +427,17 @@ impl Job<'_> {
             .as_ref()
             .filter(|stored| self.device.actor.may_read(rules) && self.device.actor.in_scope(rules.scope, &stored.version.scope));
         if let Some(mut conflict) = conflict {
-            let visible = seen.is_some() || conflict.server_id.is_some();
+            // A conflict that later changes joined is the answer to each of them, under its own name.
+            (conflict.op, conflict.op_id) = (ready.op.id, ready.change.op_id.clone());
+            // What the server had is shown again only where the device may see that record now, and never what it was
+            // while it belonged to others.
+            let visible = conflict.why != Why::LeftView.word()
+                && self.device.actor.may_read(rules)
+                && match &conflict.server_id {
+                    Some(holder) => records::head(self.db, ready.table.no, holder, None)?
+                        .is_some_and(|stored| self.device.actor.in_scope(rules.scope, &stored.version.scope)),
+                    None => seen.is_some(),
+                };
             conflict.version = seen.map_or(conflict.version, |stored| stored.version.version);
             return Ok(Verdict::Conflict { conflict: Box::new(conflict), visible, recorded: true });
         }
@@ -433,7 +458,7 @@ enum Walk {
 }
 
 fn sent_of(stored: &Stored) -> Sent {
-    let sent = stored.sent.clone().map(crate::domain::record::Content::trusted);
+    let sent = stored.sent.clone().map(Content::trusted);
     Sent {
         content: (!stored.version.deleted).then(|| sent.unwrap_or_else(|| stored.version.content.clone())),
         updated_at: stored.version.updated_at,

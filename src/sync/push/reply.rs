@@ -124,7 +124,11 @@ fn write_conflict(out: &mut Vec<u8>, table: &str, conflict: &Conflict, visible: 
     let id = conflict.record.as_bytes();
     out.extend_from_slice(b",\"client_data\":");
     // The version in the client's side is the one that the decision was taken over, unless the device may not know it.
-    let version = if visible { conflict.server_version } else { 0 };
+    let version = match conflict.server_id {
+        _ if !visible => 0,
+        Some(_) => conflict.version,
+        None => conflict.server_version,
+    };
     match &conflict.client {
         Some(content) => answer::record(out, id, version, conflict.updated_at, false, content.as_bytes()),
         None => answer::record(out, id, version, conflict.updated_at, true, b"{}"),
@@ -138,7 +142,7 @@ fn write_conflict(out: &mut Vec<u8>, table: &str, conflict: &Conflict, visible: 
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"version\":");
-    if visible {
+    if visible && conflict.version > 0 {
         answer::number(out, conflict.version)
     } else {
         out.extend_from_slice(b"null")

@@ -5,6 +5,8 @@ pub mod flood;
 pub mod openapi;
 pub mod people;
 pub mod process;
+pub mod quick;
+pub mod replica;
 pub mod small_disk;
 pub mod wire;
 
