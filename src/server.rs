@@ -109,9 +109,10 @@ async fn watch_accounts(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Retention once a night, between three and four by UTC, or after a night missed.
+/// Retention once a night, after three by UTC, and soon after a start: an appliance that is off at night is not left out.
+/// It writes nothing where there is nothing to remove.
 async fn keep_house(app: Arc<App>, mut stop: watch::Receiver<bool>) {
-    let mut last_day = app.store.clock.now() / crate::domain::clock::DAY;
+    let mut last_day = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(NIGHT) => {}

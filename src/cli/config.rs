@@ -40,7 +40,12 @@ pub(super) fn run(directory: &Path, arguments: &Arguments) -> anyhow::Result<()>
             for note in config.notes() {
                 println!("note: {note}");
             }
-            println!("{}: {} tables, no mistakes.", directory.join(FILE).display(), tables.len());
+            let path = directory.join(FILE);
+            if path.exists() {
+                println!("{}: {} tables, no mistakes.", path.display(), tables.len());
+            } else {
+                println!("There is no {}: the preset store with {} tables is in force.", path.display(), tables.len());
+            }
         }
     }
     Ok(())

@@ -48,7 +48,7 @@ enum Command {
 }
 
 pub(super) fn run(directory: &Path, arguments: Arguments) -> anyhow::Result<()> {
-    let mut db = database(directory)?;
+    let mut db = database(directory, false)?;
     match arguments.command {
         Command::Invite { user, url, quiet } => {
             let user = users::find(&db, &user)?.with_context(|| format!("there is no user {user:?}"))?;

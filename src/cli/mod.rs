@@ -110,10 +110,15 @@ fn absolute(directory: &std::path::Path) -> PathBuf {
     std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned())
 }
 
-/// The database, for a command beside a running appliance or without one.
-fn database(directory: &std::path::Path) -> anyhow::Result<rusqlite::Connection> {
+/// The database, for a command beside a running appliance or without one. Only the first user's command makes a new one: a
+/// mistyped directory shall not become an empty office.
+fn database(directory: &std::path::Path, create: bool) -> anyhow::Result<rusqlite::Connection> {
+    let path = directory.join(DATABASE);
+    if !create && !path.exists() {
+        anyhow::bail!("there is no database in {}; is --data-dir right?", directory.display());
+    }
     crate::ops::place::prepare(directory, true)?;
-    let db = crate::store::connect(&directory.join(DATABASE))?;
+    let db = crate::store::connect(&path)?;
     crate::store::meta::begin(&db, crate::store::Clock::default().now())?;
     Ok(db)
 }

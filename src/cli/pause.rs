@@ -9,7 +9,7 @@ use crate::store::meta;
 use super::{change, database};
 
 pub(super) fn run(directory: &Path, pause: bool) -> anyhow::Result<()> {
-    let mut db = database(directory)?;
+    let mut db = database(directory, false)?;
     change(&mut db, if pause { "pause" } else { "resume" }, "database", &json!({}), |db, _| {
         meta::write(db, meta::PAUSED, i64::from(pause))?;
         Ok(meta::raise(db, meta::ACCOUNTS)?)

@@ -28,9 +28,6 @@ pub(super) struct Arguments {
     allow_network_fs: bool,
 }
 
-/// The file that holds the set-up link, for its owner alone.
-const LINK: &str = "setup-link";
-
 pub(super) fn run(directory: &Path, arguments: Arguments) -> anyhow::Result<()> {
     place::prepare(directory, arguments.allow_network_fs)?;
     let (mut config, _) = Config::load(directory)?;
@@ -68,7 +65,7 @@ async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {
         tracing::warn!("{note}");
     }
     println!("backroom {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
-    greet(&app, &directory, address).await?;
+    greet(&app, address).await?;
     let (stop, stopped) = watch::channel(false);
     let signals = tokio::spawn(signals(app.clone(), directory.clone(), stop));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -81,8 +78,8 @@ async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {
 }
 
 /// On an empty database: the set-up link, one for each address that this machine can be reached by.
-async fn greet(app: &App, directory: &Path, address: SocketAddr) -> anyhow::Result<()> {
-    let path = directory.join(LINK);
+async fn greet(app: &App, address: SocketAddr) -> anyhow::Result<()> {
+    let path = app.setup_link();
     let Some(code) = server::setup_code(app).await? else {
         let _ = std::fs::remove_file(path);
         return Ok(());

@@ -116,7 +116,7 @@ fn keep_an_admin(db: &rusqlite::Connection, but: &User) -> anyhow::Result<()> {
 }
 
 pub(super) fn run(directory: &Path, arguments: Arguments) -> anyhow::Result<()> {
-    let mut db = database(directory)?;
+    let mut db = database(directory, matches!(arguments.command, Command::Add { .. }))?;
     match arguments.command {
         Command::Add { name, role, stores: names, password_stdin, no_password } => {
             let name = UserId::parse(&name)?;
@@ -131,6 +131,7 @@ pub(super) fn run(directory: &Path, arguments: Arguments) -> anyhow::Result<()> 
             change(&mut db, "user_add", name.as_str(), &json!({ "role": role, "stores": stores }), |db, now| {
                 Ok(users::add(db, &name, role, &stores, password.as_deref(), now)?)
             })?;
+            let _ = std::fs::remove_file(directory.join(crate::sync::SETUP_LINK));
             println!("Added {name}, {}.", role.word());
         }
         Command::List { json: as_json } => list(&db, as_json)?,

@@ -145,7 +145,7 @@ impl Config {
         let defaults = toml::Table::try_from(Config::default()).map_err(|e| Error(e.to_string()))?;
         for (section, keys) in &defaults {
             for (key, default) in keys.as_table().into_iter().flatten() {
-                let variable = format!("BACKROOM_{}_{}", section.to_uppercase(), key.to_uppercase());
+                let variable = variable(section, key);
                 let place = value.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
                 let Some(place) = place.as_table_mut() else { continue };
                 let origin = match std::env::var(&variable) {
@@ -216,6 +216,14 @@ impl Config {
             return Err("log.format is plain or json".into());
         }
         Ok(())
+    }
+}
+
+/// The environment's name of a key: `BACKROOM_LIMITS_BODY_BYTES`. `server.listen` has that of its flag.
+fn variable(section: &str, key: &str) -> String {
+    match (section, key) {
+        ("server", "listen") => "BACKROOM_LISTEN".into(),
+        _ => format!("BACKROOM_{}_{}", section.to_uppercase(), key.to_uppercase()),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Routes, Shared, answer, openapi};
 #[folder = "web/"]
 struct Files;
 
-/// `GET /`, `GET /setup`, `GET /api/v1/openapi.json` and the files that the pages need.
+/// `GET /`, `GET /setup`, `GET /join`, `GET /api/v1/openapi.json` and the files that the pages need.
 pub(super) fn routes(_app: &Shared) -> Routes {
     let description =
         warp::path!("api" / "v1" / "openapi.json").and(warp::get()).map(|| answer::json_text(http::StatusCode::OK, openapi::DOCUMENT));
@@ -34,6 +34,7 @@ fn file(path: &str) -> Response {
     let name = match path {
         "" => "index.html",
         "setup" => "setup.html",
+        "join" => "join.html",
         name => name,
     };
     let kind = match name.rsplit_once('.').map(|(_, extension)| extension) {

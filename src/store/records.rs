@@ -300,18 +300,18 @@ pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: i
         return Ok(false);
     }
     loop {
-        let rows: Vec<(Seq, FeedNo, bool, bool, String, String)> = db
+        let rows: Vec<(Seq, FeedNo, bool, bool, String, String, String)> = db
             .prepare_cached(
-                "SELECT c.seq, c.feed, c.deleted, c.next IS NULL, c.data, f.scope FROM changes c JOIN feeds f ON f.no = c.feed
+                "SELECT c.seq, c.feed, c.deleted, c.next IS NULL, c.data, f.scope, c.id FROM changes c JOIN feeds f ON f.no = c.feed
                  WHERE c.seq > ?2 AND f.tbl = ?1 ORDER BY c.seq LIMIT ?3",
             )?
             .query_map((table, after, CHUNK as i64), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         let Some((last, ..)) = rows.last() else { break };
         after = *last;
-        for (seq, old, deleted, present, data, scope) in rows {
+        for (seq, old, deleted, present, data, scope, id) in rows {
             let wanted = scope_of(&Content::trusted(data));
             if wanted == scope {
                 continue;
@@ -320,6 +320,7 @@ pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: i
             let new = ledger.feed(db, table, &wanted)?;
             db.prepare_cached("UPDATE changes SET feed = ?2 WHERE seq = ?1")?.execute((seq, new))?;
             if present {
+                db.prepare_cached("UPDATE conflicts SET feed = ?3 WHERE tbl = ?1 AND record = ?2")?.execute((table, id, new))?;
                 let (records, tombstones) = if deleted { (0, 1) } else { (1, 0) };
                 ledger.add(old, Delta { records: -records, tombstones: -tombstones, ..Delta::default() });
                 ledger.add(new, Delta { head: seq, records, tombstones, ..Delta::default() });
@@ -329,11 +330,8 @@ pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: i
     if any {
         // Every device starts over, and then hears of no move that was before.
         db.execute("DELETE FROM evictions WHERE tbl = ?1", [table])?;
-        db.execute(
-            "UPDATE conflicts SET feed = coalesce((SELECT c.feed FROM heads h JOIN changes c ON c.seq = h.seq
-                                                   WHERE h.tbl = conflicts.tbl AND h.id = conflicts.record), feed) WHERE tbl = ?1",
-            [table],
-        )?;
+        // The feeds' rows are counted from what the versions say, and those say something else now.
+        ledger.count_now();
     }
     Ok(any)
 }

@@ -215,6 +215,7 @@ pub async fn setup(app: &App, request: SetupRequest, address: IpAddr) -> Result<
             Ok(Outcome::Keep(true))
         })
         .await?;
+    let _ = std::fs::remove_file(app.setup_link());
     if made { Ok(name) } else { problem(Code::InvalidCode, "The set-up link is not valid any more. Restart the appliance for a new one.") }
 }
 

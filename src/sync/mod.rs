@@ -76,6 +76,9 @@ pub struct App {
     directory: PathBuf,
 }
 
+/// The file in the data directory that holds the set-up link.
+pub const SETUP_LINK: &str = "setup-link";
+
 /// Free space below which writes are refused: the smaller of 2 % of the disk and this.
 const LEAST_FREE_BYTES: u64 = 256 << 20;
 
@@ -104,6 +107,11 @@ impl App {
     /// Puts other rules in force.
     pub fn adopt(&self, office: Office) {
         *self.office.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(office);
+    }
+
+    /// Where the set-up link stands until there is a user, for its owner alone.
+    pub fn setup_link(&self) -> PathBuf {
+        self.directory.join(SETUP_LINK)
     }
 
     /// Refuses writes while they are paused or the disk is all but full. The disk is asked at most once a second.

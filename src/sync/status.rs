@@ -35,7 +35,8 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
             records += feed.records;
             tombstones += feed.tombstones;
         }
-        let cursor = Cursor { epoch: state.epoch, seq: state.head, view: state.view, tables: 0, start: None };
+        let view = state.view + app.store.accounts.now().user(&actor.user).map_or(0, |user| user.view);
+        let cursor = Cursor { epoch: state.epoch, seq: state.head, view, tables: 0, start: None };
         (feeds, records, tombstones, cursor)
     };
     let wide = actor.role.sees_all();

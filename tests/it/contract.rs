@@ -223,6 +223,7 @@ async fn good_days(tour: &Tour, office: &Appliance, admin: &Device, till: &Devic
         ("ready", "/readyz"),
         ("home", "/"),
         ("setupPage", "/setup"),
+        ("joinPage", "/join"),
         ("file", "/setup.js"),
     ] {
         tour.call(&stranger, id, path, None).await.ok();
@@ -474,7 +475,7 @@ fn the_description_lists_the_routes_of_the_code_and_no_others() {
     let mut listed: BTreeSet<(String, String)> =
         OPERATIONS.iter().map(|operation| (operation.method.to_string(), blank(&operation.path))).collect();
     // The pages are files of one folder.
-    for page in ["/", "/setup", "/{}"] {
+    for page in ["/", "/setup", "/join", "/{}"] {
         assert!(listed.remove(&("GET".to_owned(), page.to_owned())), "{page} is not listed");
     }
     assert!(routes.0.len() > 10, "the search finds routes: {:?}", routes.0);
@@ -672,6 +673,7 @@ async fn every_answer_has_the_security_headers() {
         stranger.request(Method::GET, "/healthz"),
         stranger.request(Method::GET, "/"),
         stranger.request(Method::GET, "/setup"),
+        stranger.request(Method::GET, "/join"),
         stranger.request(Method::GET, "/style.css"),
         stranger.request(Method::GET, "/nothing"),
     ];

@@ -32,7 +32,7 @@ impl Job<'_> {
     pub(super) fn item(&mut self, item: &Item, body: &Bytes) -> store::Result<Verdict> {
         let raw = std::str::from_utf8(&body[item.raw.clone()]).unwrap_or_default();
         let verdict = match &item.ready {
-            Ok(ready) => self.change(ready)?,
+            Ok(ready) => self.change(ready, raw)?,
             Err((code, detail)) => self.refuse_unread(item, raw, *code, detail)?,
         };
         if let Verdict::Rejected { code, detail } = &verdict {
@@ -76,14 +76,16 @@ impl Job<'_> {
         Ok(Verdict::Rejected { code, detail: detail.to_owned() })
     }
 
-    fn change(&mut self, ready: &Ready) -> store::Result<Verdict> {
+    fn change(&mut self, ready: &Ready, raw: &str) -> store::Result<Verdict> {
         let Ready { table, change, op, .. } = ready;
         let current = records::head(self.db, table.no, change.id.as_str(), Some(self.device.no))?;
         // An unnamed create of a record that is not there was never answered with anything that a second look would not say
         // again, but for a clash of unique keys.
         let fresh = current.is_none() && !op.named && change.edit != Edit::Delete && table.rules.unique.is_empty();
         if !fresh && let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
-            return if receipt.body == op.body { self.repeat(ready, &receipt) } else { Ok(reused()) };
+            // What could not be read then (its table was unknown, say) was remembered by its text.
+            let same = receipt.body == op.body || (receipt.rejection.is_some() && receipt.body == Hash::of(raw.as_bytes()));
+            return if same { self.repeat(ready, &receipt) } else { Ok(reused()) };
         }
         if op.named
             && let Some((no, id, row)) = records::by_op(self.db, self.device.no, op.id)?
@@ -124,7 +126,7 @@ impl Job<'_> {
 
     /// Walks from the present state down to the change's base. Also finds the operation itself, where this is a retry.
     fn lineage(&self, ready: &Ready, current: Option<&Stored>) -> store::Result<Walk> {
-        let Ready { change, op, .. } = ready;
+        let Ready { table, change, op, .. } = ready;
         let mut lineage = Lineage::default();
         let mut own: Option<Sent> = None;
         // Where the device's memory or a content stands in for the base, an earlier try may lie below what matches it now.
@@ -146,7 +148,11 @@ impl Job<'_> {
             }
             let previous = stored.previous;
             if lineage.base.is_none() && !lineage.gap {
+                // What a record was while it belonged to others is nobody else's base: a patch over it would show it.
+                let hidden = !self.device.actor.in_scope(table.rules.scope, &stored.version.scope);
                 match decide::reach(&change.base, self.frame.position, &stored.version) {
+                    Reach::Base if hidden && matches!(change.base, Base::Hash(_) | Base::Data(_)) => lineage.above.push(stored.version),
+                    Reach::Base if hidden => lineage.gap = true,
                     Reach::Above => lineage.above.push(stored.version),
                     Reach::Base => lineage.base = Some(stored.version),
                     Reach::Below => lineage.gap = true,
