@@ -97,7 +97,7 @@ async fn watch_accounts(app: Arc<App>, mut stop: watch::Receiver<bool>) {
         let (accounts, before) = (app.store.accounts.clone(), seen);
         let looked = watcher.run(move |db| {
             let version: i64 = db.pragma_query_value(None, "data_version", |row| row.get(0))?;
-            if before != Some(version) {
+            if before != Some(version) || accounts.is_doubtful() {
                 accounts.refresh(db)?;
             }
             Ok(version)

@@ -225,7 +225,11 @@ impl Accounts {
             directory.by_id.insert(row.id, device);
         }
         directory.users = users.into_values().map(|user| (user.name.clone(), user)).collect();
-        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+        // The writer looks from within its transaction, others at what is committed: whoever saw less does not undo it.
+        let mut now = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        if directory.generation >= now.generation {
+            *now = Arc::new(directory);
+        }
         Ok(())
     }
 
@@ -235,6 +239,11 @@ impl Accounts {
             self.reload(db)?;
         }
         Ok(())
+    }
+
+    /// A commit failed after a reload, so what was read may never have been.
+    pub fn is_doubtful(&self) -> bool {
+        self.now().generation < 0
     }
 
     /// A commit failed after a reload: the next refresh reads again.

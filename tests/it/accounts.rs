@@ -278,6 +278,46 @@ async fn revoking_ends_a_devices_access_at_once_and_the_console_within_a_second(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_an_older_state_takes_nobody_in_or_out_again() {
+    let office = Appliance::start().await;
+    let manager = office.manager("mia").await;
+    let revoked = office.device("mia", "2").await;
+    // A reader whose transaction began before what follows, as the one that watches for the console may.
+    let before = rusqlite::Connection::open(office.directory.join(server::DATABASE)).unwrap();
+    before.execute_batch("BEGIN").unwrap();
+    let _: i64 = before.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).unwrap();
+    let newcomer = office.device("mia", "3").await;
+    manager.call(Method::DELETE, "/api/v1/sync/devices/mia-2", None).await.ok();
+    for _ in 0..2 {
+        office.app.store.accounts.refresh(&before).unwrap();
+        assert_eq!(newcomer.get(STATUS).await.status, 200);
+        revoked.get(STATUS).await.refused(401, "device_revoked");
+        office.app.store.accounts.reload(&before).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_commit_did_to_accounts_is_forgotten_within_a_second() {
+    let office = Appliance::start().await;
+    let manager = office.manager("mia").await;
+    let till = office.till("tom", "A").await;
+    // The appliance has looked at everything that was committed.
+    let spare = office.device("mia", "2").await;
+    console(&office, &["device", "revoke", &spare.id], "");
+    within(SOON, async || Some(spare.get(STATUS).await).filter(|answer| answer.status != 200)).await;
+    // The batch fails as a whole after the accounts were read in it.
+    let lost = office.app.store.writer.run(|db, ledger| {
+        db.execute_batch("PRAGMA defer_foreign_keys = 1; INSERT INTO user_stores (user, store) VALUES (99, 'nowhere')")?;
+        users::set_enabled(db, 2, false, ledger.now())?;
+        ledger.accounts_changed();
+        Ok(Outcome::Keep(()))
+    });
+    assert!(lost.await.is_err());
+    within(SOON, async || Some(till.get(STATUS).await).filter(|answer| answer.status == 200)).await;
+    assert_eq!(manager.get(STATUS).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn disabling_a_user_ends_sessions_and_devices_and_enabling_brings_the_devices_back() {
     let office = Appliance::start().await;
     let (manager, cookie) = (office.manager("mia").await, office.sign_in("mia").await);
