@@ -7,13 +7,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Commands that the tests call, and the packages that have them.
-needs=(cc:gcc ld:binutils strace:strace)
+needs=(cc:gcc ld:binutils kill:procps mount:mount unshare:util-linux strace:strace)
 
 # Without the C library's headers there is no SQLite.
 missing=()
 [[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
 for need in "${needs[@]}"; do
-  command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
+  type -P "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 done
 if ((${#missing[@]})); then
   echo "== installing ${missing[*]}"
