@@ -327,6 +327,7 @@ pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: i
         }
     }
     if any {
+        ledger.count_now();
         // Every device starts over, and then hears of no move that was before.
         db.execute("DELETE FROM evictions WHERE tbl = ?1", [table])?;
         db.execute(
