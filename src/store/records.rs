@@ -328,6 +328,7 @@ pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: i
         }
     }
     if any {
+        ledger.count_now();
         // Every device starts over, and then hears of no move that was before.
         db.execute("DELETE FROM evictions WHERE tbl = ?1", [table])?;
         // The feeds' rows are counted from what the versions say, and those say something else now.

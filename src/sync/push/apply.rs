@@ -79,9 +79,12 @@ impl Job<'_> {
     fn change(&mut self, ready: &Ready, raw: &str) -> store::Result<Verdict> {
         let Ready { table, change, op, .. } = ready;
         let current = records::head(self.db, table.no, change.id.as_str(), Some(self.device.no))?;
-        // An unnamed create of a record that is not there was never answered with anything that a second look would not say
-        // again, but for a clash of unique keys.
-        let fresh = current.is_none() && !op.named && change.edit != Edit::Delete && table.rules.unique.is_empty();
+        let purged = current.is_none() && self.ledger.graves() && {
+            records::is_purged(self.db, records::grave(table.name.as_str(), change.id.as_str()))?
+        };
+        // An unnamed create of a record that was never there was never answered with anything that a second look would not
+        // say again, but for a clash of unique keys.
+        let fresh = current.is_none() && !purged && !op.named && change.edit != Edit::Delete && table.rules.unique.is_empty();
         if !fresh && let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
             // What could not be read then (its table was unknown, say) was remembered by its text.
             let same = receipt.body == op.body || (receipt.rejection.is_some() && receipt.body == Hash::of(raw.as_bytes()));
@@ -98,9 +101,6 @@ impl Job<'_> {
             Walk::Lineage(lineage, own) => (lineage, own),
         };
         let last_sent = if current.is_some() { self.last_sent(ready, own)? } else { None };
-        let purged = current.is_none() && self.ledger.graves() && {
-            records::is_purged(self.db, records::grave(table.name.as_str(), change.id.as_str()))?
-        };
         let edited_at = clock::correct(change.updated_at, self.frame.offset, self.frame.now);
         let decision = decide::decide(&Given {
             rules: &table.rules,
