@@ -518,12 +518,13 @@ fn rights() -> Vec<Row> {
         ("ready", &[], None, [200, 200, 200, 200]),
         ("home", &[], None, [200, 200, 200, 200]),
         ("setupPage", &[], None, [200, 200, 200, 200]),
+        ("joinPage", &[], None, [200, 200, 200, 200]),
         ("file", &[], None, [200, 200, 200, 200]),
     ]
 }
 
 /// What needs no signing in: deny by default is shown by the shortness of this list.
-const OPEN: [&str; 9] = ["login", "enroll", "setup", "openapi", "alive", "ready", "home", "setupPage", "file"];
+const OPEN: [&str; 10] = ["login", "enroll", "setup", "openapi", "alive", "ready", "home", "setupPage", "joinPage", "file"];
 /// What only a device may do: there is no cursor and no operation of a browser.
 const DEVICES_ONLY: [&str; 2] = ["push", "pull"];
 
