@@ -11,7 +11,17 @@ pub fn version(db: &Connection) -> Result<usize> {
     Ok(db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? as usize)
 }
 
-/// Brings a file up to date. A file that a newer program wrote, or another program, is refused by name.
+/// Refuses a file that another program wrote. Only reads.
+pub fn own(db: &Connection) -> Result<()> {
+    let owner: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if owner != APPLICATION_ID && (owner != 0 || tables > 0) {
+        return Err(Error::Schema("the file is a database of another program".into()));
+    }
+    Ok(())
+}
+
+/// Brings a file up to date. A file that a newer program wrote is refused by name.
 pub fn migrate(db: &mut Connection, steps: &[&'static str]) -> Result<()> {
     let found = version(db)?;
     if found > steps.len() {
@@ -21,17 +31,13 @@ pub fn migrate(db: &mut Connection, steps: &[&'static str]) -> Result<()> {
         )));
     }
     let owner: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if owner != APPLICATION_ID && (owner != 0 || tables > 0) {
-        return Err(Error::Schema("the file is a database of another program".into()));
+    if owner == 0 {
+        // First: killed after the first table, the file would be nobody's for ever.
+        db.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
     let migrations: Vec<M<'_>> = steps.iter().map(|sql| M::up(sql)).collect();
     Migrations::new(migrations).to_latest(db).map_err(|e| match e {
         rusqlite_migration::Error::RusqliteError { err, .. } => err.into(),
         other => Error::Schema(other.to_string()),
-    })?;
-    if owner == 0 {
-        db.pragma_update(None, "application_id", APPLICATION_ID)?;
-    }
-    Ok(())
+    })
 }
