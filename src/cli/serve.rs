@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -56,6 +56,8 @@ fn raise_descriptors() -> usize {
 }
 
 async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {
+    // From here on a signal waits until it is heard: whoever starts this may stop it at any moment.
+    let heard = Signals::hear()?;
     let app = server::open(&directory, &config, Clock::default())
         .await
         .with_context(|| format!("cannot open the database in {}", directory.display()))?;
@@ -65,9 +67,9 @@ async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {
         tracing::warn!("{note}");
     }
     println!("backroom {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
-    greet(&app, address).await?;
     let (stop, stopped) = watch::channel(false);
-    let signals = tokio::spawn(signals(app.clone(), directory.clone(), stop));
+    let signals = tokio::spawn(signals(heard, app.clone(), directory.clone(), stop));
+    greet(&app, address).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog());
     server::run(app, &config, listener, stopped).await;
@@ -112,17 +114,30 @@ fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
     found.into_iter().map(|ip| SocketAddr::new(ip, address.port())).collect()
 }
 
+/// The signals that are listened to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn hear() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// SIGTERM and SIGINT stop; SIGHUP reads the rules again.
-async fn signals(app: Arc<App>, directory: PathBuf, stop: watch::Sender<bool>) {
-    let streams = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = streams else {
-        return tracing::error!("signals cannot be received");
-    };
+async fn signals(mut heard: Signals, app: Arc<App>, directory: PathBuf, stop: watch::Sender<bool>) {
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(&app, &directory).await,
+            _ = heard.terminate.recv() => break,
+            _ = heard.interrupt.recv() => break,
+            _ = heard.hangup.recv() => reload(&app, &directory).await,
         }
     }
     tracing::info!("stopping: no new connections, requests under way are finished");
