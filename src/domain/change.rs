@@ -99,7 +99,10 @@ impl Change {
             Base::Nothing => part(b"n"),
             Base::Version(version) => part(&version.to_be_bytes()),
             Base::Hash(hash) => part(&hash.0),
-            Base::Data(content) => part(&content.hash().0),
+            Base::Data(content) => {
+                part(b"d");
+                part(&content.hash().0);
+            }
             Base::Absent => part(b"a"),
         }
         part(&self.updated_at.unwrap_or(i64::MIN).to_be_bytes());
