@@ -85,7 +85,7 @@ pub fn find(db: &Connection, device: i64, op: Hash) -> rusqlite::Result<Option<S
 /// What a device last sent for a record without leaving a row.
 pub fn last_sent(db: &Connection, device: i64, table: TableNo, id: &str) -> rusqlite::Result<Option<Sent>> {
     db.prepare_cached(
-        "SELECT sent, updated_at, version, seq, clean FROM receipts
+        "SELECT sent, updated_at, version, seq, clean FROM receipts INDEXED BY receipts_of_record
          WHERE tbl = ?1 AND id = ?2 AND device = ?3 AND outcome IN ('noop', 'conflict') ORDER BY seq DESC, received_at DESC LIMIT 1",
     )?
     .query_row((table, id, device), |row| {
