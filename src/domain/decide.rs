@@ -235,7 +235,7 @@ pub enum Decision {
 }
 
 /// One sentence for everything outside an actor's view, so that a hidden id answers as any other does.
-const OUT_OF_VIEW: &str = "This device may not write a record there.";
+pub const OUT_OF_VIEW: &str = "This device may not write a record there.";
 
 /// Decides one change.
 pub fn decide(given: &Given<'_>) -> Decision {

@@ -11,6 +11,7 @@ use crate::domain::change::Op;
 use crate::domain::clock::Micros;
 use crate::domain::cursor::Seq;
 use crate::domain::decide::Version;
+use crate::domain::limits;
 use crate::domain::record::{Content, Hash};
 
 use super::ledger::Ledger;
@@ -148,6 +149,25 @@ pub fn by_op(db: &Connection, device: i64, op: Hash) -> Result<Option<(TableNo, 
     let mut query = db.prepare_cached(BY_OP)?;
     let found = query.query_row((device, op.0), |row| Ok((row.get("tbl")?, row.get("id")?, from_row(row, Some(device))?)));
     Ok(found.optional()?)
+}
+
+/// Is any version of a record, newest first, as asked for (by its scope, device and operation)? One statement, whether there
+/// is such a record or not.
+pub fn any_version(db: &Connection, table: TableNo, id: &str, wanted: impl Fn(&str, Option<i64>, Hash) -> bool) -> Result<bool> {
+    let mut query = db.prepare_cached(
+        "WITH RECURSIVE versions (seq) AS (
+           SELECT seq FROM heads WHERE tbl = ?1 AND id = ?2
+           UNION ALL
+           SELECT c.previous FROM versions v CROSS JOIN changes c ON c.seq = v.seq WHERE c.previous IS NOT NULL LIMIT ?3)
+         SELECT f.scope, c.device, c.op FROM versions v CROSS JOIN changes c ON c.seq = v.seq CROSS JOIN feeds f ON f.no = c.feed",
+    )?;
+    let mut rows = query.query((table, Key::of(id), limits::LINEAGE_VERSIONS as i64))?;
+    while let Some(row) = rows.next()? {
+        if wanted(row.get_ref(0)?.as_str().unwrap_or_default(), row.get(1)?, Hash(row.get(2)?)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A version to be written.

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use crate::domain::change::{Base, Edit, Op, Position};
 use crate::domain::clock;
 use crate::domain::decide::{self, Conflict, Decision, Given, Lineage, Reach, Refusal, Sent, Why, Winner, Write};
+use crate::domain::ids::StoreId;
 use crate::domain::limits;
-use crate::domain::record::{Content, Hash};
+use crate::domain::record::{Content, Hash, unquote};
 use crate::protocol::problem::Code;
 use crate::store::accounts::Device;
 use crate::store::ledger::Ledger;
@@ -78,6 +79,19 @@ impl Job<'_> {
 
     fn change(&mut self, ready: &Ready, raw: &str) -> store::Result<Verdict> {
         let Ready { table, change, op, .. } = ready;
+        // What names a scope out of view is refused wherever its id stands, by the same statements whether that is taken or
+        // free, unless the device once saw the record.
+        if self.names_foreign(ready) {
+            if let Some(verdict) = self.answered(ready, raw, true)? {
+                return Ok(verdict);
+            }
+            let (actor, device) = (&self.device.actor, Some(self.device.no));
+            let known =
+                |scope: &str, author: Option<i64>, by: Hash| actor.in_scope(table.rules.scope, scope) || (author == device && by == op.id);
+            if !records::any_version(self.db, table.no, change.id.as_str(), known)? {
+                return self.refuse(ready, Refusal::Forbidden, decide::OUT_OF_VIEW.into());
+            }
+        }
         let current = records::head(self.db, table.no, change.id.as_str(), Some(self.device.no))?;
         let purged = current.is_none() && self.ledger.graves() && {
             records::is_purged(self.db, records::grave(table.name.as_str(), change.id.as_str()))?
@@ -85,16 +99,8 @@ impl Job<'_> {
         // An unnamed create of a record that was never there was never answered with anything that a second look would not
         // say again, but for a clash of unique keys.
         let fresh = current.is_none() && !purged && !op.named && change.edit != Edit::Delete && table.rules.unique.is_empty();
-        if !fresh && let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
-            // What could not be read then (its table was unknown, say) was remembered by its text.
-            let same = receipt.body == op.body || (receipt.rejection.is_some() && receipt.body == Hash::of(raw.as_bytes()));
-            return if same { self.repeat(ready, &receipt) } else { Ok(reused()) };
-        }
-        if op.named
-            && let Some((no, id, row)) = records::by_op(self.db, self.device.no, op.id)?
-        {
-            let same = no == table.no && id == change.id.as_str() && row.body == op.body;
-            return if same { self.repeat_row(ready, &row) } else { Ok(reused()) };
+        if let Some(verdict) = self.answered(ready, raw, !fresh)? {
+            return Ok(verdict);
         }
         let (lineage, own) = match self.lineage(ready, current.as_ref())? {
             Walk::Repeat(row) => return self.repeat_row(ready, &row),
@@ -122,6 +128,32 @@ impl Job<'_> {
             Decision::Conflict(conflict) => self.conflict(ready, current.as_ref(), conflict, None),
             Decision::Reject(refusal, detail) => self.refuse(ready, refusal, detail),
         }
+    }
+
+    /// The answer of an operation that was here before. `receipts`: it may have left one.
+    fn answered(&mut self, ready: &Ready, raw: &str, receipts: bool) -> store::Result<Option<Verdict>> {
+        let Ready { table, change, op, .. } = ready;
+        if receipts && let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
+            // What could not be read then (its table was unknown, say) was remembered by its text.
+            let same = receipt.body == op.body || (receipt.rejection.is_some() && receipt.body == Hash::of(raw.as_bytes()));
+            return if same { self.repeat(ready, &receipt).map(Some) } else { Ok(Some(reused())) };
+        }
+        if op.named
+            && let Some((no, id, row)) = records::by_op(self.db, self.device.no, op.id)?
+        {
+            let same = no == table.no && id == change.id.as_str() && row.body == op.body;
+            return if same { self.repeat_row(ready, &row).map(Some) } else { Ok(Some(reused())) };
+        }
+        Ok(None)
+    }
+
+    /// Does the change itself say that the record belongs to somebody outside of the device's view?
+    fn names_foreign(&self, ready: &Ready) -> bool {
+        let (Edit::Whole(content) | Edit::Patch(content)) = &ready.change.edit else { return false };
+        let rules = &ready.table.rules;
+        let Some(value) = rules.scope_field().and_then(|field| content.value(field)) else { return false };
+        let scope = unquote(value);
+        StoreId::parse(&scope).is_ok() && !self.device.actor.in_scope(rules.scope, &scope)
     }
 
     /// Walks from the present state down to the change's base. Also finds the operation itself, where this is a retry.
