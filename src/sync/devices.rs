@@ -45,11 +45,16 @@ struct Facts {
     rows: Vec<devices::Stored>,
     open: HashMap<i64, i64>,
     rejected: HashMap<i64, i64>,
+    now: clock::Micros,
 }
 
+/// A device that was not seen for so long is archived: it no longer holds tombstones back, and comes back by reset.
+pub const ACTIVE_DAYS: i64 = 90;
+
 async fn facts(app: &App) -> Result<Facts> {
-    let read = |db: &rusqlite::Connection| {
-        Ok(Facts { rows: devices::all(db)?, open: conflicts::open_by_device(db)?, rejected: rejections::counts(db)? })
+    let now = app.store.clock.now();
+    let read = move |db: &rusqlite::Connection| {
+        Ok(Facts { rows: devices::all(db)?, open: conflicts::open_by_device(db)?, rejected: rejections::counts(db)?, now })
     };
     Ok(app.store.readers.run(read).await?)
 }
@@ -59,6 +64,11 @@ fn describe(row: &devices::Stored, device: &Device, facts: &Facts) -> Value {
     let report: Value = seen.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
     let told = |name: &str| report.get(name).cloned().unwrap_or(Value::Null);
     let time = |at: Option<clock::Micros>| at.map(clock::text);
+    let status = match seen.seen_at.unwrap_or(row.created_at) {
+        _ if device.revoked => "revoked",
+        at if at > facts.now - ACTIVE_DAYS * clock::DAY => "active",
+        _ => "archived",
+    };
     json!({
         "device_id": row.id,
         "name": row.name,
@@ -67,7 +77,7 @@ fn describe(row: &devices::Stored, device: &Device, facts: &Facts) -> Value {
         "stores": device.actor.stores,
         "platform": row.platform,
         "app_version": report.get("app_version").cloned().unwrap_or_else(|| row.app_version.clone().into()),
-        "status": if device.revoked { "revoked" } else { "active" },
+        "status": status,
         "enrolled_at": clock::text(row.created_at),
         "revoked_at": time(row.revoked_at),
         "last_seen": time(seen.seen_at),

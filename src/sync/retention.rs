@@ -9,10 +9,9 @@ use crate::sqlite::writer::Outcome;
 use crate::store::retention::{Bounds, Removed, slice};
 use crate::store::{activity, audit, devices, records};
 
+use super::devices::ACTIVE_DAYS;
 use super::{App, Result};
 
-/// A device that was not seen for so long is archived: it no longer holds tombstones back, and comes back by reset.
-const ACTIVE_DAYS: i64 = 90;
 /// What one slice may take of the writer's time. Slices shrink or grow towards it.
 const SLICE: Duration = Duration::from_millis(5);
 

@@ -22,7 +22,7 @@ const HOUR: clock::Micros = 3_600_000_000;
 pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Value> {
     let now = app.store.clock.now();
     let office = app.office();
-    let (devices, _) = super::devices::list(app, actor, only, None, DEVICES).await?;
+    let (mut devices, _) = super::devices::list(app, actor, only, None, usize::MAX).await?;
     if only.is_some() && devices.is_empty() {
         return super::problem(crate::protocol::problem::Code::NotFound, "There is no such device.");
     }
@@ -68,6 +68,7 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
         })
         .collect();
     let active = devices.iter().filter(|device| device["status"] == "active").count();
+    devices.truncate(DEVICES);
     let last_sync: serde_json::Map<String, Value> =
         devices.iter().filter_map(|device| Some((device["device_id"].as_str()?.to_owned(), device["last_sync"].clone()))).collect();
     let full = matches!(app.accepts_writes(), Err(super::Error::Problem(crate::protocol::problem::Code::StorageFull, _)));
