@@ -445,7 +445,8 @@ fn content(given: &Given<'_>, base: Option<&Content>) -> Result<Parts, (Refusal,
         }
         return Ok((to, scope, false));
     }
-    let scope = match kept {
+    // A record from before the table had a scope names nobody yet.
+    let scope = match kept.filter(|scope| !scope.is_empty()) {
         Some(scope) => scope,
         None => match actor.own_scope(rules.scope) {
             Some(own) if !actor.role.sees_all() || rules.scope == Scope::User => own.to_owned(),
@@ -890,6 +891,11 @@ mod tests {
             check(Case { role, stores, ..case(vec![], r#"{"x":1}"#, Base::Nothing) }, "reject StoreRequired");
             check(Case { role, stores, ..case(vec![], r#"{"store_id":null}"#, Base::Nothing) }, "reject StoreRequired");
         }
+        // So must a manager who edits a record from before the table had a scope; it can be deleted all the same.
+        let nobodys = Case { role: Role::Manager, stores: &[], ..case(vec![other(1, 200, V1)], V2, Base::Version(1)) };
+        check(nobodys.clone(), "reject StoreRequired");
+        check(Case { edit: Edit::Whole(content(a)), ..nobodys.clone() }, r#"apply {"store_id":"A","x":1} in A"#);
+        check(Case { edit: Edit::Delete, ..nobodys }, r#"apply {"a":1,"b":1} deleted"#);
         // Into another store's feed: never, whether the id is taken there or not.
         check(case(vec![], b, Base::Nothing), "reject Forbidden");
         check(case(vec![], b, Base::Version(1)), "reject Forbidden");
