@@ -59,6 +59,9 @@ fn ended<const CONNECTION: usize>(event: TraceEvent<'_>) {
 /// Statements with their steps.
 type Ran = Vec<(String, i64)>;
 
+/// The body of a push that names an id.
+type Way<'a> = &'a dyn Fn(&str) -> Value;
+
 /// What now and then rides along with a commit, whatever that is: figures and last-seen times.
 const NOW_AND_THEN: [&str; 4] = ["UPDATE feeds", "INSERT INTO activity", "INSERT INTO meta", "UPDATE devices"];
 
@@ -381,7 +384,7 @@ async fn a_hidden_id_and_an_absent_one_run_the_same_statements_and_answer_the_sa
             json!({ "operations": [operation] })
         };
         let hash = json!({ "hash": "00112233445566778899aabbccddeeff" });
-        let pushes: [(&str, &dyn Fn(&str) -> Value); 11] = [
+        let pushes: [(&str, Way<'_>); 11] = [
             ("a record", &|id| record(id, json!({ "email": "x" }))),
             ("a record from version 1", &|id| record(id, json!({ "version": 1 }))),
             ("a record from version 9", &|id| record(id, json!({ "version": 9 }))),

@@ -81,12 +81,14 @@ async fn everything(device: &Device) -> BTreeMap<String, i64> {
     }
 }
 
+/// A push: its device's place, its body, its ids, and whether it was answered.
+type Sent = (usize, Value, Vec<String>, bool);
+
 /// Devices that push without a pause until nobody answers.
 struct Load {
     acknowledged: Arc<AtomicUsize>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    /// Each push with its ids, and whether it was answered.
-    pushes: Arc<Mutex<Vec<(usize, Value, Vec<String>, bool)>>>,
+    pushes: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Load {
@@ -126,7 +128,7 @@ impl Load {
         }
     }
 
-    async fn end(self) -> Vec<(usize, Value, Vec<String>, bool)> {
+    async fn end(self) -> Vec<Sent> {
         for task in self.tasks {
             task.await.unwrap();
         }
