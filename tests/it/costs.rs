@@ -32,7 +32,7 @@ unique = ["email"]
 /// Every statement that ran, in order, with the steps of SQLite's machine that it took.
 #[derive(Default)]
 struct Seen {
-    ran: Vec<(String, i64)>,
+    ran: Ran,
     /// Steps of a statement since it was prepared, by connection and text.
     before: HashMap<(usize, String), i64>,
 }
@@ -56,6 +56,12 @@ fn ended<const CONNECTION: usize>(event: TraceEvent<'_>) {
     }
 }
 
+/// Statements with their steps.
+type Ran = Vec<(String, i64)>;
+
+/// The body of a push that names an id.
+type Way<'a> = &'a dyn Fn(&str) -> Value;
+
 /// What now and then rides along with a commit, whatever that is: figures and last-seen times.
 const NOW_AND_THEN: [&str; 4] = ["UPDATE feeds", "INSERT INTO activity", "INSERT INTO meta", "UPDATE devices"];
 
@@ -70,14 +76,17 @@ impl Watched {
         let alone = ALONE.lock().await;
         let office = Appliance::with(RULES).await;
         *seen() = Some(Seen::default());
-        let watch = |db: &rusqlite::Connection, ended: fn(TraceEvent<'_>)| db.trace_v2(TraceEventCodes::SQLITE_TRACE_PROFILE, Some(ended));
-        office.app.store.readers.run(move |db| Ok(watch(db, ended::<0>))).await.unwrap();
-        office.app.store.writer.run(move |db, _| Ok(Outcome::Undo(watch(db, ended::<1>)))).await.unwrap();
+        let watch = |db: &rusqlite::Connection, ended: fn(TraceEvent<'_>)| {
+            db.trace_v2(TraceEventCodes::SQLITE_TRACE_PROFILE, Some(ended));
+            Ok(())
+        };
+        office.app.store.readers.run(move |db| watch(db, ended::<0>)).await.unwrap();
+        office.app.store.writer.run(move |db, _| watch(db, ended::<1>).map(Outcome::Undo)).await.unwrap();
         Watched { office, _alone: alone }
     }
 
     /// Runs a call and gives its result with the statements that ran for it.
-    async fn watch<T>(&self, call: impl Future<Output = T>) -> (T, Vec<(String, i64)>) {
+    async fn watch<T>(&self, call: impl Future<Output = T>) -> (T, Ran) {
         seen().as_mut().unwrap().ran.clear();
         let result = call.await;
         let ran = std::mem::take(&mut seen().as_mut().unwrap().ran);
@@ -333,7 +342,7 @@ async fn a_hidden_id_and_an_absent_one_run_the_same_statements_and_answer_the_sa
         dora.push_one("people", json!({ "id": id, "email": id })).await.applied("people", &id);
         dora.push_one("diaries", json!({ "id": id })).await.applied("diaries", &id);
     }
-    let compare = |way: &str, (hidden, absent): ((Answer, Vec<(String, i64)>), (Answer, Vec<(String, i64)>)), ids: (&str, &str)| {
+    let compare = |way: &str, (hidden, absent): ((Answer, Ran), (Answer, Ran)), ids: (&str, &str)| {
         let statements = |ran: &[(String, i64)]| ran.iter().map(|(sql, _)| sql.clone()).collect::<Vec<_>>();
         assert!(!hidden.1.is_empty(), "{way}: nothing was seen");
         assert_eq!(statements(&hidden.1), statements(&absent.1), "{way} {ids:?}");
@@ -375,7 +384,7 @@ async fn a_hidden_id_and_an_absent_one_run_the_same_statements_and_answer_the_sa
             json!({ "operations": [operation] })
         };
         let hash = json!({ "hash": "00112233445566778899aabbccddeeff" });
-        let pushes: [(&str, &dyn Fn(&str) -> Value); 11] = [
+        let pushes: [(&str, Way<'_>); 11] = [
             ("a record", &|id| record(id, json!({ "email": "x" }))),
             ("a record from version 1", &|id| record(id, json!({ "version": 1 }))),
             ("a record from version 9", &|id| record(id, json!({ "version": 9 }))),

@@ -81,12 +81,14 @@ async fn everything(device: &Device) -> BTreeMap<String, i64> {
     }
 }
 
+/// A push: its device's place, its body, its ids, and whether it was answered.
+type Sent = (usize, Value, Vec<String>, bool);
+
 /// Devices that push without a pause until nobody answers.
 struct Load {
     acknowledged: Arc<AtomicUsize>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    /// Each push with its ids, and whether it was answered.
-    pushes: Arc<Mutex<Vec<(usize, Value, Vec<String>, bool)>>>,
+    pushes: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Load {
@@ -126,7 +128,7 @@ impl Load {
         }
     }
 
-    async fn end(self) -> Vec<(usize, Value, Vec<String>, bool)> {
+    async fn end(self) -> Vec<Sent> {
         for task in self.tasks {
             task.await.unwrap();
         }
@@ -391,7 +393,7 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_push_loses_nothing() {
     // The log is 16 MiB at most before it is used again; give it room for that, and not for what comes.
     let log = std::fs::metadata(directory.join("backroom.db-wal")).map_or(0, |data| data.len());
     disk.fill((6 << 20) + 1);
-    assert!(disk.free() > 96 << 20 / 50, "the guard does not refuse this");
+    assert!(disk.free() > (96 << 20) / 50, "the guard does not refuse this");
 
     // While the large push fails, others push small ones: each is accepted whole or refused whole.
     let (done, running) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));

@@ -788,7 +788,7 @@ async fn two_thousand_mutated_bodies_are_each_answered() {
         ),
         (PULL, json!({ "last_sync_timestamp": "2025-12-18T11:00:00Z", "limit": 3 })),
     ];
-    let mut dice = Dice(0x0ff1_ce);
+    let mut dice = Dice(0x000f_f1ce);
     let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
     for no in 0..2_000 {
         let (path, body) = &bodies[no % bodies.len()];

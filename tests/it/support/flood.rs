@@ -69,8 +69,9 @@ fn be_the_flood(order: &str) {
     let (address, count) = order.split_once(' ').unwrap();
     let (address, count): (SocketAddr, usize) = (address.parse().unwrap(), count.parse().unwrap());
     let say = |words: &str| {
-        println!("{WORD}{words}");
-        std::io::stdout().flush().unwrap();
+        let mut out = std::io::stdout();
+        writeln!(out, "{WORD}{words}").unwrap();
+        out.flush().unwrap();
     };
     let mut open = Vec::with_capacity(count);
     while open.len() < count {
