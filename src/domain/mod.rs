@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cursor;
 pub mod decide;
 pub mod ids;
+pub mod incoming;
 pub mod limits;
 pub mod merge;
 pub mod record;

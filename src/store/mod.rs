@@ -8,10 +8,12 @@ pub mod devices;
 pub mod ledger;
 pub mod live;
 pub mod meta;
+pub mod page;
 pub mod receipts;
 pub mod records;
 pub mod rejections;
 pub mod retention;
+pub mod unique;
 pub mod users;
 
 use std::path::{Path, PathBuf};

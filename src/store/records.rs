@@ -1,10 +1,6 @@
-//! Records: their present state, their versions, and the pages that pulls read.
+//! Records: their present state and their versions.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::ops::ControlFlow;
-
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::domain::actor::Role;
 use crate::domain::change::Op;
@@ -287,30 +283,6 @@ pub fn is_purged(db: &Connection, key: Hash) -> Result<bool> {
     Ok(db.prepare_cached("SELECT 1 FROM graves WHERE key = ?1")?.exists([key.0])?)
 }
 
-/// The live record of a feed that holds a unique key.
-pub fn unique_holder(db: &Connection, feed: FeedNo, key: Hash) -> Result<Option<String>> {
-    let mut query = db.prepare_cached("SELECT id FROM unique_keys WHERE feed = ?1 AND key = ?2")?;
-    Ok(query.query_row((feed, key.0), |row| row.get(0)).optional()?)
-}
-
-/// Takes a unique key for a record.
-pub fn take_unique(db: &Connection, feed: FeedNo, key: Hash, id: &str) -> Result<()> {
-    db.prepare_cached("INSERT INTO unique_keys (feed, key, id) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?.execute((feed, key.0, id))?;
-    Ok(())
-}
-
-/// Gives a unique key up, if the record holds it.
-pub fn free_unique(db: &Connection, feed: FeedNo, key: Hash, id: &str) -> Result<()> {
-    db.prepare_cached("DELETE FROM unique_keys WHERE feed = ?1 AND key = ?2 AND id = ?3")?.execute((feed, key.0, id))?;
-    Ok(())
-}
-
-/// Forgets the unique keys of a table, to be built anew.
-pub fn clear_unique(db: &Connection, table: TableNo) -> Result<()> {
-    db.execute("DELETE FROM unique_keys WHERE feed IN (SELECT no FROM feeds WHERE tbl = ?1)", [table])?;
-    Ok(())
-}
-
 /// Moves every version of a table to the feed that its content names now, where the rules did otherwise before; the caller
 /// starts a new generation of views. `true`: there was something to move.
 pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: impl Fn(&Content) -> String) -> Result<bool> {
@@ -357,19 +329,6 @@ pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: i
     Ok(any)
 }
 
-/// Calls back for every live record of a table: feed, id, content.
-pub fn each_live(db: &Connection, table: TableNo, mut visit: impl FnMut(FeedNo, &str, Content) -> Result<()>) -> Result<()> {
-    let mut query = db.prepare(
-        "SELECT c.feed, c.id, c.data FROM feeds f JOIN changes c ON c.feed = f.no
-         WHERE f.tbl = ?1 AND c.next IS NULL AND c.deleted = 0 ORDER BY c.feed, c.seq",
-    )?;
-    let mut rows = query.query([table])?;
-    while let Some(row) = rows.next()? {
-        visit(row.get(0)?, row.get_ref(1)?.as_str().unwrap_or_default(), Content::trusted(row.get(2)?))?;
-    }
-    Ok(())
-}
-
 /// The newest seq whose time is not after `time`: a binary search by seq, since both only grow.
 pub fn seq_at(db: &Connection, time: Micros) -> Result<Seq> {
     let mut query = db.prepare_cached("SELECT seq, received_at FROM changes WHERE seq >= ?1 ORDER BY seq LIMIT 1")?;
@@ -389,148 +348,6 @@ pub fn seq_at(db: &Connection, time: Micros) -> Result<Seq> {
 pub fn time_of(db: &Connection, seq: Seq) -> Result<Option<Micros>> {
     let mut query = db.prepare_cached("SELECT received_at FROM changes WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1")?;
     Ok(query.query_row([seq], |row| row.get(0)).optional()?)
-}
-
-/// What a page reads: one feed, records or evictions.
-#[derive(Debug)]
-pub struct Stream {
-    /// The feed.
-    pub feed: FeedNo,
-    /// Its table.
-    pub table: TableNo,
-    /// Evictions from the feed instead of records in it.
-    pub evictions: bool,
-    /// Begin after this seq.
-    pub after: Seq,
-}
-
-/// One thing in a page.
-#[derive(Debug)]
-pub enum Item<'a> {
-    /// A record's present state.
-    Record {
-        /// Its place.
-        seq: Seq,
-        /// Its table.
-        table: TableNo,
-        /// Its row.
-        row: RecordRow<'a>,
-    },
-    /// A record that left a feed.
-    Eviction {
-        /// Its place.
-        seq: Seq,
-        /// Its table.
-        table: TableNo,
-        /// Its id.
-        id: String,
-    },
-}
-
-/// A record as a page gives it, borrowed from SQLite.
-#[derive(Debug)]
-pub struct RecordRow<'a> {
-    /// Its id.
-    pub id: &'a [u8],
-    /// Its version.
-    pub version: i64,
-    /// The edit, by the device's clock.
-    pub updated_at: Micros,
-    /// A tombstone.
-    pub deleted: bool,
-    /// 2: stored exactly as its device sent it.
-    pub fidelity: u8,
-    /// Who wrote it.
-    pub device: Option<i64>,
-    /// Canonical JSON.
-    pub data: &'a [u8],
-}
-
-/// Seqs fetched from a feed's index at a time.
-const CHUNK: usize = 128;
-
-struct Feeding {
-    stream: Stream,
-    chunk: VecDeque<(Seq, String)>,
-    exhausted: bool,
-}
-
-impl Feeding {
-    /// The next seq, fetching a chunk of the index when the last one is used up.
-    fn peek(&mut self, queries: &mut Queries<'_>, upto: Seq, size: usize) -> rusqlite::Result<Option<Seq>> {
-        if self.chunk.is_empty() && !self.exhausted {
-            let parameters = (self.stream.feed, self.stream.after, upto, size as i64);
-            if self.stream.evictions {
-                let rows = queries.evictions.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?)))?;
-                self.chunk = rows.collect::<rusqlite::Result<_>>()?;
-            } else {
-                let rows = queries.records.query_map(parameters, |row| Ok((row.get(0)?, String::new())))?;
-                self.chunk = rows.collect::<rusqlite::Result<_>>()?;
-            }
-            self.exhausted = self.chunk.len() < size;
-            self.stream.after = self.chunk.back().map_or(self.stream.after, |(seq, _)| *seq);
-        }
-        Ok(self.chunk.front().map(|(seq, _)| *seq))
-    }
-}
-
-struct Queries<'a> {
-    records: CachedStatement<'a>,
-    evictions: CachedStatement<'a>,
-}
-
-/// The statement that pages walk a feed by: it reads the index alone, one entry for each record that it gives.
-pub const FEED_ORDER: &str = "SELECT seq FROM changes WHERE feed = ?1 AND next IS NULL AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4";
-const EVICTED: &str = "SELECT seq, id FROM evictions WHERE feed = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4";
-/// The statement that reads one record of a page.
-pub const RECORD: &str = "SELECT id, version, updated_at, deleted, fidelity, device, data FROM changes WHERE seq = ?1";
-
-/// Walks several feeds together in seq order up to and including `upto`, lazily, until the callback has enough.
-pub fn page(
-    db: &Connection,
-    streams: Vec<Stream>,
-    upto: Seq,
-    wanted: usize,
-    mut take: impl FnMut(Item<'_>) -> Result<ControlFlow<()>>,
-) -> Result<()> {
-    let mut queries = Queries { records: db.prepare_cached(FEED_ORDER)?, evictions: db.prepare_cached(EVICTED)? };
-    let mut record = db.prepare_cached(RECORD)?;
-    let size = if streams.len() == 1 { wanted + 1 } else { CHUNK.min(wanted + 1) };
-    let mut feeding: Vec<Feeding> =
-        streams.into_iter().map(|stream| Feeding { stream, chunk: VecDeque::new(), exhausted: false }).collect();
-    let mut heap = BinaryHeap::with_capacity(feeding.len());
-    for (place, feed) in feeding.iter_mut().enumerate() {
-        if let Some(seq) = feed.peek(&mut queries, upto, size)? {
-            heap.push(Reverse((seq, place)));
-        }
-    }
-    while let Some(Reverse((seq, place))) = heap.pop() {
-        let feed = &mut feeding[place];
-        let (table, id) = (feed.stream.table, feed.chunk.pop_front().map(|(_, id)| id).unwrap_or_default());
-        let flow = if feed.stream.evictions {
-            take(Item::Eviction { seq, table, id })?
-        } else {
-            let mut rows = record.query([seq])?;
-            let Some(row) = rows.next()? else { continue };
-            let row = RecordRow {
-                id: row.get_ref(0)?.as_bytes().unwrap_or_default(),
-                version: row.get(1)?,
-                updated_at: row.get(2)?,
-                deleted: row.get(3)?,
-                fidelity: row.get(4)?,
-                device: row.get(5)?,
-                data: row.get_ref(6)?.as_bytes().unwrap_or_default(),
-            };
-            take(Item::Record { seq, table, row })?
-        };
-        if flow.is_break() {
-            return Ok(());
-        }
-        if let Some(seq) = feeding[place].peek(&mut queries, upto, size)? {
-            heap.push(Reverse((seq, place)));
-        }
-    }
-    Ok(())
 }
 
 /// One entry of a record's history.

@@ -9,7 +9,7 @@ use crate::domain::record::{Content, Hash, unquote};
 use crate::domain::rules::{Scope, TableRules, Tables};
 use crate::sqlite::writer::Outcome;
 use crate::store::live::{FeedNo, State, TableNo};
-use crate::store::{self, Store, meta, records};
+use crate::store::{self, Store, meta, records, unique};
 
 /// A table with its rules.
 #[derive(Debug)]
@@ -134,9 +134,9 @@ fn unique_keys(db: &rusqlite::Connection, office: &Office, all: bool) -> store::
         if !all && before.get(table.name.as_str()).unwrap_or(&Vec::new()) == &table.rules.unique {
             continue;
         }
-        records::clear_unique(db, table.no)?;
-        records::each_live(db, table.no, |feed, id, content| match table.unique_key(&content) {
-            Some(key) => records::take_unique(db, feed, key, id),
+        unique::clear(db, table.no)?;
+        unique::each_live(db, table.no, |feed, id, content| match table.unique_key(&content) {
+            Some(key) => unique::take(db, feed, key, id),
             None => Ok(()),
         })?;
     }

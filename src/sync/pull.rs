@@ -17,7 +17,8 @@ use crate::protocol::problem::Code;
 use crate::protocol::pull::PullRequest;
 use crate::store::accounts::Device;
 use crate::store::live::State;
-use crate::store::records::{self, Item, Stream};
+use crate::store::page::{self, Item, Stream};
+use crate::store::records;
 use crate::store::{self, meta};
 
 use super::answer::{self, ByTable};
@@ -218,7 +219,7 @@ fn read(db: &rusqlite::Connection, office: &Office, device: &Device, page: Page,
     let (mut count, mut last, mut more) = (0, from.after, false);
     let mut gone = std::collections::HashSet::new();
     let exclude = exclude.filter(|_| from.start.is_none());
-    records::page(db, streams, head, limit, |item| {
+    page::page(db, streams, head, limit, |item| {
         let seq = match &item {
             Item::Record { seq, .. } | Item::Eviction { seq, .. } => *seq,
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backroom::sqlite::writer::Outcome;
-use backroom::store::records;
+use backroom::store::{page, records};
 use rusqlite::StatementStatus;
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use serde_json::{Value, json};
@@ -203,8 +203,8 @@ async fn every_statement_of_a_push_and_a_pull_goes_by_an_index() {
     let change = "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)";
     let feed = "SEARCH f USING INTEGER PRIMARY KEY (rowid=?)";
     assert_eq!(by(records::HEAD), ["SEARCH h USING PRIMARY KEY (tbl=? AND id=?)", change, feed]);
-    assert_eq!(by(records::FEED_ORDER), ["SEARCH changes USING INDEX feed_order (feed=? AND seq>? AND seq<?)"]);
-    assert_eq!(by(records::RECORD), ["SEARCH changes USING INTEGER PRIMARY KEY (rowid=?)"]);
+    assert_eq!(by(page::FEED_ORDER), ["SEARCH changes USING INDEX feed_order (feed=? AND seq>? AND seq<?)"]);
+    assert_eq!(by(page::RECORD), ["SEARCH changes USING INTEGER PRIMARY KEY (rowid=?)"]);
     assert_eq!(by("WHERE c.named = 1 AND c.device = ?1 AND c.op = ?2"), ["SEARCH c USING INDEX operations (device=? AND op=?)", feed]);
     assert_eq!(by("FROM evictions WHERE feed = ?1"), ["SEARCH evictions USING PRIMARY KEY (feed=? AND seq>? AND seq<?)"]);
     assert_eq!(by("FROM receipts WHERE device = ?1 AND op = ?2"), ["SEARCH receipts USING PRIMARY KEY (device=? AND op=?)"]);

@@ -15,7 +15,7 @@ use crate::store::live::{Delta, FeedNo};
 use crate::store::receipts::{self, Receipt};
 use crate::store::records::{self, New, Stored, Written};
 use crate::store::rejections::{self, Rejection};
-use crate::store::{self, conflicts};
+use crate::store::{self, conflicts, unique};
 use crate::sync::office::Table;
 
 use super::{Frame, Item, Ready, Shown, Verdict};
@@ -279,10 +279,10 @@ impl Job<'_> {
             if let Some(old) = current.filter(|old| !old.version.deleted)
                 && let Some(key) = table.unique_key(&old.version.content)
             {
-                records::free_unique(self.db, old.feed, key, change.id.as_str())?;
+                unique::free(self.db, old.feed, key, change.id.as_str())?;
             }
             if let Some(key) = table.unique_key(&write.content).filter(|_| !write.deleted) {
-                records::take_unique(self.db, feed, key, change.id.as_str())?;
+                unique::take(self.db, feed, key, change.id.as_str())?;
             }
         }
         records::write(self.db, self.ledger, &new, current)
@@ -291,7 +291,7 @@ impl Job<'_> {
     /// The conflict with the record that already holds the unique key, if there is one.
     fn unique_clash(&mut self, ready: &Ready, current: Option<&Stored>, feed: FeedNo, write: &Write) -> store::Result<Option<Verdict>> {
         let Some(key) = ready.table.unique_key(&write.content).filter(|_| !write.deleted) else { return Ok(None) };
-        let Some(holder) = records::unique_holder(self.db, feed, key)?.filter(|id| id != ready.change.id.as_str()) else {
+        let Some(holder) = unique::holder(self.db, feed, key)?.filter(|id| id != ready.change.id.as_str()) else {
             return Ok(None);
         };
         let other = records::head(self.db, ready.table.no, &holder, Some(self.device.no))?;

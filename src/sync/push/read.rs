@@ -7,8 +7,9 @@ use serde_json::value::RawValue;
 use crate::domain::change::{Base, Change, Edit};
 use crate::domain::clock;
 use crate::domain::ids::{RecordId, TableName};
+use crate::domain::incoming::{self, Incoming};
 use crate::domain::limits;
-use crate::domain::record::{self, Content, Hash, Incoming};
+use crate::domain::record::{Content, Hash};
 use crate::protocol;
 use crate::protocol::problem::Code;
 use crate::protocol::push::{Operation, OperationBase, OperationNames, PushRequest};
@@ -127,7 +128,7 @@ fn whole_record(raw: &str, seen: &mut Option<String>, most: usize) -> Result<Cha
 fn operation(raw: &str, item: &mut Item, most: usize) -> Result<Change, Refused> {
     // The names first, so that even a bad operation is refused by name.
     if let Ok(names) = protocol::object::<OperationNames<'_>>(raw.as_bytes()) {
-        let text = |name: Option<&RawValue>| match record::plain(name?.get())? {
+        let text = |name: Option<&RawValue>| match incoming::plain(name?.get())? {
             Value::String(text) => Some(text.chars().take(limits::ID_CHARS * 2).collect::<String>()),
             _ => None,
         };
@@ -140,7 +141,7 @@ fn operation(raw: &str, item: &mut Item, most: usize) -> Result<Change, Refused>
     }
     let operation: Operation<'_> =
         protocol::object(raw.as_bytes()).map_err(|e| (Code::InvalidRecord, format!("Not an operation: {e}.")))?;
-    let id: Option<Value> = operation.id.and_then(|raw| record::plain(raw.get()));
+    let id: Option<Value> = operation.id.and_then(|raw| incoming::plain(raw.get()));
     let id = record_id(id.as_ref(), &mut item.record)?;
     let data = match operation.data {
         Some(raw) => Some(parse(raw.get(), most)?),
