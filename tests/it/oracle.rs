@@ -331,12 +331,10 @@ impl Dice {
         };
         let what = match self.roll(8) {
             0 | 1 => What::Delete,
-            2 => What::Patch(
-                ["a", "b", "d"]
-                    .into_iter()
-                    .filter_map(|name| (self.roll(2) == 0).then(|| (name.to_owned(), [None, Some(1), Some(7)][self.roll(3)])))
-                    .collect(),
-            ),
+            2 => {
+                let names: Vec<&str> = ["a", "b", "d"].into_iter().filter(|_| self.roll(2) == 0).collect();
+                What::Patch(names.into_iter().map(|name| (name.to_owned(), [None, Some(1), Some(7)][self.roll(3)])).collect())
+            }
             _ => What::Whole(self.fields()),
         };
         // Ten seconds a step within the last hour; each skewed device has seconds of its own, so that no two of them are
