@@ -37,8 +37,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Where something may occur: folders end in `/`.
 const SQL: &[&str] = &["store/", "sqlite/"];
-/// SQL that is still elsewhere. Each is one statement that knows no table but `meta` or `users`; they belong into `store`.
-const SQL_EXCEPTIONS: &[&str] = &["ops/doctor.rs", "sync/status.rs", "http/health.rs"];
 /// A word of the code, and where it may occur.
 const WORDS: &[(&str, &[&str])] = &[
     ("warp", &["http/"]),
@@ -365,17 +363,13 @@ fn every_row_is_a_module_and_nobody_is_allowed_to_look_up() {
 
 #[test]
 fn sql_warp_anyhow_and_printing_stay_where_they_belong_and_every_file_says_what_it_is_for() {
-    let (mut found, mut excused) = (Vec::new(), BTreeSet::new());
+    let mut found = Vec::new();
     for (file, _, source) in files() {
         for stray in strays(&file, &source) {
-            match SQL_EXCEPTIONS.iter().find(|known| **known == file && stray.starts_with("SQL")) {
-                Some(known) => drop(excused.insert(*known)),
-                None => found.push(format!("src/{file}: {stray}")),
-            }
+            found.push(format!("src/{file}: {stray}"));
         }
     }
     assert!(found.is_empty(), "\n{}", found.join("\n"));
-    assert_eq!(excused, SQL_EXCEPTIONS.iter().copied().collect(), "an exception that nobody needs any more");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub struct Cursor {
 const FORM: u8 = 1;
 
 impl Cursor {
-    /// 34 or 42 bytes in base64 (URL alphabet, no padding).
+    /// 33 or 41 bytes in base64 (URL alphabet, no padding).
     pub fn text(&self) -> String {
         let mut bytes = vec![FORM];
         bytes.extend(self.epoch.0.to_be_bytes());

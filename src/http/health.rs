@@ -4,6 +4,8 @@ use http::StatusCode;
 use warp::Filter;
 use warp::reply::Response;
 
+use crate::store::meta;
+
 use super::{Routes, Shared, answer, with};
 
 /// `GET /healthz`, `GET /readyz`.
@@ -14,7 +16,7 @@ pub(super) fn routes(app: &Shared) -> Routes {
 }
 
 async fn get_ready(app: Shared) -> Response {
-    let answered = app.store.readers.run(|db| Ok(db.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0))?)).await;
+    let answered = app.store.readers.run(|db| Ok(meta::epoch(db)?)).await;
     match answered {
         Ok(_) => answer::json_text(StatusCode::OK, "{\"status\":\"ready\"}"),
         Err(error) => answer::error(error.into()),

@@ -6,6 +6,9 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
+use crate::domain::actor::Role;
+use crate::store::users;
+
 use super::place;
 
 /// How a check came out.
@@ -86,10 +89,9 @@ pub fn database(path: &Path, schema: usize, quick: bool) -> Vec<Check> {
         Ok(result) => check("integrity", Finding::Bad, format!("The database is damaged: {result}. Restore a backup.")),
         Err(e) => check("integrity", Finding::Bad, format!("The database cannot be checked: {e}.")),
     });
-    let admins = db.query_row("SELECT count(*) FROM users WHERE role = 'admin' AND disabled_at IS NULL", [], |row| row.get::<_, i64>(0));
-    checks.push(match admins {
-        Ok(0) => check("admin", Finding::Warn, "There is no admin yet: open the set-up link, or backroom user add NAME --role admin."),
-        Ok(_) => check("admin", Finding::Ok, "There is an admin."),
+    checks.push(match users::all(&db) {
+        Ok(all) if all.iter().any(|user| user.enabled && user.role == Role::Admin) => check("admin", Finding::Ok, "There is an admin."),
+        Ok(_) => check("admin", Finding::Warn, "There is no admin yet: open the set-up link, or backroom user add NAME --role admin."),
         Err(e) => check("admin", Finding::Bad, format!("The users cannot be read: {e}.")),
     });
     checks

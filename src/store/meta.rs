@@ -71,6 +71,12 @@ pub fn epoch(db: &Connection) -> rusqlite::Result<(Epoch, Micros)> {
     Ok((Epoch(id as u64), read(db, EPOCH_BEGAN)?.unwrap_or_default()))
 }
 
+/// Size of the database file, bytes.
+pub fn bytes(db: &Connection) -> rusqlite::Result<i64> {
+    let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    Ok(pragma("page_count")? * pragma("page_size")?)
+}
+
 /// The tombstone floor.
 pub fn floor(db: &Connection) -> rusqlite::Result<Seq> {
     Ok(read(db, FLOOR)?.unwrap_or(0))

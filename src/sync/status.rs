@@ -10,7 +10,7 @@ use crate::domain::clock;
 use crate::domain::cursor::Cursor;
 use crate::domain::rules::Granularity;
 use crate::store::live::FeedNo;
-use crate::store::{activity, conflicts};
+use crate::store::{activity, conflicts, meta};
 
 use super::{App, Result};
 
@@ -46,9 +46,7 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
         .run(move |db| {
             let open: HashMap<FeedNo, i64> = conflicts::open_by_feed(db)?;
             let day = activity::since(db, now / HOUR - 23)?;
-            let pages: i64 =
-                db.query_row("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()", [], |row| row.get(0))?;
-            Ok((open, day, pages))
+            Ok((open, day, meta::bytes(db)?))
         })
         .await?;
     let open_conflicts: i64 = feeds.iter().filter_map(|feed| open.get(feed)).sum();
