@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::http::listener;
 use crate::ops::place;
 use crate::store::Clock;
 use crate::sync::{App, office};
@@ -61,8 +61,8 @@ async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {
     let app = server::open(&directory, &config, Clock::default())
         .await
         .with_context(|| format!("cannot open the database in {}", directory.display()))?;
-    let listener = TcpListener::bind(config.server.listen).await.with_context(|| format!("cannot listen on {}", config.server.listen))?;
-    let address = listener.local_addr()?;
+    let listening = listener::bind(config.server.listen).with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let address = listening.local_addr()?;
     for note in config.notes() {
         tracing::warn!("{note}");
     }
@@ -72,7 +72,7 @@ async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {
     greet(&app, address).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog());
-    server::run(app, &config, listener, stopped).await;
+    server::run(app, &config, listening, stopped).await;
     signals.abort();
     watchdog.abort();
     tracing::info!("stopped");

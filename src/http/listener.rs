@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::Shared;
@@ -24,6 +24,18 @@ const FIRST_HEAD: Duration = Duration::from_secs(10);
 const NEXT_HEAD: Duration = Duration::from_secs(75);
 /// What a stopping appliance gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Connections that may wait to be accepted. The usual 128 overflow when a few hundred devices come back at once, and each
+/// that finds no place tries again only after a second.
+const BACKLOG: u32 = 4_096;
+
+/// Listens on an address.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// One open connection.
 #[derive(Debug)]

@@ -624,7 +624,7 @@ async fn ten_thousand_idle_connections_leave_room_for_devices_old_and_new() {
     };
     pushed(wire.push(&old, &push("before".into())).await, "before");
 
-    let (mut open, mut news, mut most) = (0, 0, 0);
+    let (mut open, mut news, mut most, mut full) = (0, 0, 0, false);
     let mut floods = Vec::new();
     while open < ALL {
         let count = (ALL - open).min(flood::room());
@@ -634,7 +634,11 @@ async fn ten_thousand_idle_connections_leave_room_for_devices_old_and_new() {
             // Each time another 500 stand at the door: the old device on its connection, and a new one on a new connection.
             let id = format!("old-{open}-{progress:?}").replace(['(', ')'], "");
             pushed(wire.push(&old, &push(id.clone())).await, &id);
-            if news < 3 || progress.is_none() {
+            let held = std::fs::read_dir(format!("/proc/{}/fd", serving.child.id())).unwrap().count();
+            full |= held > 2_048;
+            // Those that were just told to go may still be closing.
+            assert!(held < 2_048 + 1_024, "{held} descriptors");
+            if progress.is_none_or(|count| count % 2_500 == 500) {
                 let new = serving.guest(&format!("new{news}"), "store", &["A"]).await;
                 new.push_one("submissions", json!({ "id": format!("new-{news}") })).await.applied("submissions", &format!("new-{news}"));
                 news += 1;
@@ -648,8 +652,7 @@ async fn ten_thousand_idle_connections_leave_room_for_devices_old_and_new() {
         floods.push(flood);
     }
     assert!(news >= 4 && most < MEMORY_KIB, "{news} new devices, {most} KiB");
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", serving.child.id())).unwrap().count();
-    assert!(descriptors < 2_048 + 100, "{descriptors} descriptors");
+    assert!(full, "the cap was never reached, so nobody had to make room");
     assert_eq!(anna.pull().await.records("submissions").len(), 1 + news + ALL / 500 + floods.len());
     drop(floods);
     serves(&anna, "f1").await;
