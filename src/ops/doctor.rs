@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use crate::domain::actor::Role;
+use crate::sqlite::open;
 use crate::store::users;
 
 use super::place;
@@ -83,8 +84,7 @@ pub fn database(path: &Path, schema: usize, quick: bool) -> Vec<Check> {
         Ok(found) => check("schema", Finding::Bad, format!("The schema is {found}, newer than this program's {schema}.")),
         Err(e) => check("schema", Finding::Bad, format!("The database cannot be read: {e}.")),
     });
-    let pragma = if quick { "PRAGMA quick_check(1)" } else { "PRAGMA integrity_check(1)" };
-    checks.push(match db.query_row(pragma, [], |row| row.get::<_, String>(0)) {
+    checks.push(match open::check(&db, quick) {
         Ok(result) if result == "ok" => check("integrity", Finding::Ok, "Every page of the database is in order."),
         Ok(result) => check("integrity", Finding::Bad, format!("The database is damaged: {result}. Restore a backup.")),
         Err(e) => check("integrity", Finding::Bad, format!("The database cannot be checked: {e}.")),

@@ -47,3 +47,8 @@ pub fn reader(path: &Path) -> Result<Connection> {
     db.set_prepared_statement_cache_capacity(64);
     Ok(db)
 }
+
+/// SQLite's own look at its file: `ok`, or what is wrong first. `quick` leaves out what compares indexes with their tables.
+pub fn check(db: &Connection, quick: bool) -> rusqlite::Result<String> {
+    db.query_row(if quick { "PRAGMA quick_check(1)" } else { "PRAGMA integrity_check(1)" }, [], |row| row.get(0))
+}
