@@ -20,6 +20,9 @@ const BATCH: usize = 512;
 /// Work in one commit after which the rest waits for the next, so that the first is not held up.
 const BATCH_TIME: Duration = Duration::from_millis(20);
 
+/// How long the writer looks for another job before it sleeps.
+const SOON: Duration = Duration::from_micros(200);
+
 /// What a writer keeps in memory beside the file, moved in step with it.
 pub trait State: Send + 'static {
     /// The running job is kept or undone.
@@ -129,7 +132,7 @@ impl<S: State> Writer<S> {
 }
 
 fn run<S: State>(db: &Connection, mut state: S, mut jobs: mpsc::Receiver<Queued<S>>, counts: &Counts) {
-    while let Some(first) = jobs.blocking_recv() {
+    while let Some(first) = soon(&mut jobs).or_else(|| jobs.blocking_recv()) {
         batch(db, &mut state, first, &mut jobs, counts);
     }
     let _ = db.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
@@ -137,6 +140,18 @@ fn run<S: State>(db: &Connection, mut state: S, mut jobs: mpsc::Receiver<Queued<
         db.execute_batch("COMMIT")
     });
     let _ = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+}
+
+/// Waits a moment for a device that goes on at once, giving way to whoever else can run: to sleep and be woken costs more.
+fn soon<S>(jobs: &mut mpsc::Receiver<Queued<S>>) -> Option<Queued<S>> {
+    let began = Instant::now();
+    while began.elapsed() < SOON {
+        if let Ok(job) = jobs.try_recv() {
+            return Some(job);
+        }
+        std::thread::yield_now();
+    }
+    None
 }
 
 fn execute(db: &Connection, sql: &str) -> Result<()> {

@@ -159,18 +159,26 @@ pub fn open_by_device(db: &Connection) -> rusqlite::Result<std::collections::Has
         .collect()
 }
 
-/// Removes at most `limit` old closed conflicts and returns how many. One whose device has not synced after it stays, since
-/// a retry is answered with it; up to `in_any_case` they go.
-pub fn purge(db: &Connection, before: Micros, in_any_case: Seq, limit: usize) -> rusqlite::Result<usize> {
+/// Looks at no more than `limit` old closed conflicts after an id, which moves on, and removes them. One whose device has not
+/// synced after it stays, since a retry is answered with it; up to `in_any_case` they go. `true`: that was the last.
+pub fn purge(db: &Connection, before: Micros, in_any_case: Seq, limit: usize, after: &mut String) -> rusqlite::Result<(usize, bool)> {
     // UUIDv7 begins with the milliseconds of its time, so the index on (status, id) is also one on time.
     let bound = format!("{:012x}", (before / 1_000).max(0));
     let bound = format!("{}-{}", &bound[..8], &bound[8..]);
-    db.prepare_cached(
-        "DELETE FROM conflicts WHERE id IN (
-           SELECT k.id FROM conflicts k INDEXED BY conflicts_by_status LEFT JOIN devices d ON d.no = k.device
-           WHERE k.status = 'resolved' AND k.id < ?1
-             AND (d.no IS NULL OR d.revoked_at IS NOT NULL OR (d.cursor >= k.seq AND d.pulled_at > k.created_at) OR k.seq <= ?3)
-           ORDER BY k.id LIMIT ?2)",
-    )?
-    .execute((bound, limit as i64, in_any_case))
+    let found: Vec<(String, bool)> = db
+        .prepare_cached(
+            "SELECT k.id, d.no IS NULL OR d.revoked_at IS NOT NULL OR (d.cursor >= k.seq AND d.pulled_at > k.created_at) OR k.seq <= ?3
+             FROM conflicts k INDEXED BY conflicts_by_status LEFT JOIN devices d ON d.no = k.device
+             WHERE k.status = 'resolved' AND k.id > ?1 AND k.id < ?2 ORDER BY k.id LIMIT ?4",
+        )?
+        .query_map((after.as_str(), bound, in_any_case, limit as i64), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut removed = 0;
+    for (id, _) in found.iter().filter(|(_, old)| *old) {
+        removed += db.prepare_cached("DELETE FROM conflicts WHERE id = ?1")?.execute([id])?;
+    }
+    if let Some((id, _)) = found.last() {
+        after.clone_from(id);
+    }
+    Ok((removed, found.len() < limit))
 }

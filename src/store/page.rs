@@ -69,9 +69,13 @@ pub struct RecordRow<'a> {
 
 /// Seqs fetched from a feed's index at a time.
 const CHUNK: usize = 128;
+/// And for a first look.
+const FIRST: usize = 8;
 
 struct Feeding {
     stream: Stream,
+    /// Where it was asked to begin.
+    began: Seq,
     chunk: VecDeque<(Seq, String)>,
     exhausted: bool,
 }
@@ -106,6 +110,20 @@ const EVICTED: &str = "SELECT seq, id FROM evictions WHERE feed = ?1 AND seq > ?
 /// The statement that reads one record of a page.
 pub const RECORD: &str = "SELECT id, version, updated_at, deleted, fidelity, device, data FROM changes WHERE seq = ?1";
 
+const RECORDS: &str = "SELECT id, version, updated_at, deleted, fidelity, device, data, seq FROM changes WHERE feed = ?1 AND next IS NULL AND seq > ?2 AND seq <= ?3 ORDER BY seq";
+
+fn record_row<'a>(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<RecordRow<'a>> {
+    Ok(RecordRow {
+        id: row.get_ref(0)?.as_bytes().unwrap_or_default(),
+        version: row.get(1)?,
+        updated_at: row.get(2)?,
+        deleted: row.get(3)?,
+        fidelity: row.get(4)?,
+        device: row.get(5)?,
+        data: row.get_ref(6)?.as_bytes().unwrap_or_default(),
+    })
+}
+
 /// Walks several feeds together in seq order up to and including `upto`, lazily, until the callback has enough.
 pub fn page(
     db: &Connection,
@@ -116,14 +134,28 @@ pub fn page(
 ) -> Result<()> {
     let mut queries = Queries { records: db.prepare_cached(FEED_ORDER)?, evictions: db.prepare_cached(EVICTED)? };
     let mut record = db.prepare_cached(RECORD)?;
-    let size = if streams.len() == 1 { wanted + 1 } else { CHUNK.min(wanted + 1) };
+    let size = CHUNK.min(wanted + 1);
     let mut feeding: Vec<Feeding> =
-        streams.into_iter().map(|stream| Feeding { stream, chunk: VecDeque::new(), exhausted: false }).collect();
+        streams.into_iter().map(|stream| Feeding { began: stream.after, stream, chunk: VecDeque::new(), exhausted: false }).collect();
     let mut heap = BinaryHeap::with_capacity(feeding.len());
     for (place, feed) in feeding.iter_mut().enumerate() {
-        if let Some(seq) = feed.peek(&mut queries, upto, size)? {
+        if let Some(seq) = feed.peek(&mut queries, upto, FIRST.min(size))? {
             heap.push(Reverse((seq, place)));
         }
+    }
+    // Most often one feed alone has something: it is read in one go.
+    if let [Reverse((_, place))] = heap.as_slice()
+        && !feeding[*place].stream.evictions
+    {
+        let stream = &feeding[*place];
+        let mut select = db.prepare_cached(RECORDS)?;
+        let mut rows = select.query((stream.stream.feed, stream.began, upto))?;
+        while let Some(row) = rows.next()? {
+            if take(Item::Record { seq: row.get(7)?, table: stream.stream.table, row: record_row(row)? })?.is_break() {
+                break;
+            }
+        }
+        return Ok(());
     }
     while let Some(Reverse((seq, place))) = heap.pop() {
         let feed = &mut feeding[place];
@@ -133,16 +165,7 @@ pub fn page(
         } else {
             let mut rows = record.query([seq])?;
             let Some(row) = rows.next()? else { continue };
-            let row = RecordRow {
-                id: row.get_ref(0)?.as_bytes().unwrap_or_default(),
-                version: row.get(1)?,
-                updated_at: row.get(2)?,
-                deleted: row.get(3)?,
-                fidelity: row.get(4)?,
-                device: row.get(5)?,
-                data: row.get_ref(6)?.as_bytes().unwrap_or_default(),
-            };
-            take(Item::Record { seq, table, row })?
+            take(Item::Record { seq, table, row: record_row(row)? })?
         };
         if flow.is_break() {
             return Ok(());

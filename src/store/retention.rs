@@ -59,25 +59,53 @@ impl Removed {
     }
 }
 
-/// Removes at most `limit` rows of each kind.
-pub fn slice(db: &Connection, ledger: &mut Ledger, bounds: &Bounds, limit: usize) -> Result<Removed> {
+/// How far a cleanup has come through what it has to look at and may have to leave: answers that a retry may still ask for.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    receipts: (Seq, i64, [u8; 16]),
+    conflicts: String,
+}
+
+/// Looks at no more than `limit` rows of each kind, and removes what may go. `true`: nothing is left to look at.
+pub fn slice(db: &Connection, ledger: &mut Ledger, bounds: &Bounds, limit: usize, sweep: &mut Sweep) -> Result<(Removed, bool)> {
     ledger.count_now();
-    Ok(Removed {
+    let (receipts, last_receipt) = receipts(db, bounds, limit, sweep)?;
+    let (conflicts, last_conflict) = super::conflicts::purge(db, bounds.before, bounds.in_any_case, limit, &mut sweep.conflicts)?;
+    let removed = Removed {
         history: history(db, bounds, limit)?,
         tombstones: tombstones(db, ledger, bounds, limit)?,
         evictions: evictions(db, ledger, bounds, limit)?,
-        receipts: db
-            .prepare_cached(
-                "DELETE FROM receipts WHERE (device, op) IN (
-                   SELECT r.device, r.op FROM receipts r INDEXED BY receipts_by_seq LEFT JOIN devices d ON d.no = r.device
-                   WHERE r.seq <= ?1 AND r.received_at < ?2 AND (d.revoked_at IS NOT NULL OR (d.cursor >= r.seq AND d.pulled_at > r.received_at) OR r.seq <= ?4) LIMIT ?3)",
-            )?
-            .execute((bounds.seq, bounds.before, limit as i64, bounds.in_any_case))?,
-        conflicts: super::conflicts::purge(db, bounds.before, bounds.in_any_case, limit)?,
+        receipts,
+        conflicts,
         rejections: db
             .prepare_cached("DELETE FROM rejections WHERE no IN (SELECT no FROM rejections WHERE received_at < ?1 LIMIT ?2)")?
             .execute((bounds.before, limit as i64))?,
-    })
+    };
+    Ok((removed, last_receipt && last_conflict && removed.total() == receipts + conflicts))
+}
+
+/// A receipt outlives retention until its device has synced after it.
+fn receipts(db: &Connection, bounds: &Bounds, limit: usize, sweep: &mut Sweep) -> Result<(usize, bool)> {
+    let (seq, device, op) = sweep.receipts;
+    let found: Vec<(Seq, i64, [u8; 16], bool)> = db
+        .prepare_cached(
+            "SELECT r.seq, r.device, r.op, r.received_at < ?5 AND
+                    (d.revoked_at IS NOT NULL OR (d.cursor >= r.seq AND d.pulled_at > r.received_at) OR r.seq <= ?6)
+             FROM receipts r INDEXED BY receipts_by_seq JOIN devices d ON d.no = r.device
+             WHERE (r.seq, r.device, r.op) > (?1, ?2, ?3) AND r.seq <= ?4 ORDER BY r.seq, r.device, r.op LIMIT ?7",
+        )?
+        .query_map((seq, device, op, bounds.seq, bounds.before, bounds.in_any_case, limit as i64), |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut removed = 0;
+    for (_, device, op, _) in found.iter().filter(|(.., old)| *old) {
+        removed += db.prepare_cached("DELETE FROM receipts WHERE device = ?1 AND op = ?2")?.execute((device, op))?;
+    }
+    if let Some((seq, device, op, _)) = found.last() {
+        sweep.receipts = (*seq, *device, *op);
+    }
+    Ok((removed, found.len() < limit))
 }
 
 /// The answers that versions give to retries, as receipts.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::domain::clock::DAY;
 use crate::sqlite::writer::Outcome;
-use crate::store::retention::{Bounds, Removed, slice};
+use crate::store::retention::{Bounds, Removed, Sweep, slice};
 use crate::store::{activity, audit, devices, records};
 
 use super::devices::ACTIVE_DAYS;
@@ -19,19 +19,21 @@ const SLICE: Duration = Duration::from_millis(5);
 pub async fn cleanup(app: &App, days: i64, by: Option<&str>) -> Result<Removed> {
     let (days, max_days, clock) = (days.max(0), app.retention.max_days, app.store.clock.clone());
     let mut removed = Removed::default();
-    let mut rows = 50;
+    let (mut rows, mut sweep) = (50, Sweep::default());
+    // What is old is settled once: with 0 days, what comes while it runs would otherwise keep it running.
+    let before = clock.now() - days * DAY + i64::from(days == 0);
     let accounts = app.store.accounts.clone();
     // How far each device has come is partly still in memory.
     app.store.writer.run(move |db, _| Ok(Outcome::Keep(accounts.flush(db)?))).await?;
     loop {
         let clock = clock.clone();
-        let (part, took) = app
+        let mut at = std::mem::take(&mut sweep);
+        let (part, took, last) = app
             .store
             .writer
             .run(move |db, ledger| {
                 let began = Instant::now();
                 let now = clock.now();
-                let before = now - days * DAY + i64::from(days == 0);
                 let active = devices::all(db)?.into_iter().filter(|device| {
                     device.revoked_at.is_none() && device.seen.seen_at.unwrap_or(device.created_at) > now - ACTIVE_DAYS * DAY
                 });
@@ -47,13 +49,14 @@ pub async fn cleanup(app: &App, days: i64, by: Option<&str>) -> Result<Removed> 
                     // What was answered before the first change stands at 0, and is not old for that.
                     in_any_case: Some(records::seq_at(db, now - max_days * DAY)?).filter(|seq| *seq > 0).unwrap_or(-1),
                 };
-                let part = slice(db, ledger, &bounds, rows)?;
-                Ok(Outcome::Keep((part, began.elapsed())))
+                let (part, last) = slice(db, ledger, &bounds, rows, &mut at)?;
+                Ok(Outcome::Keep((part, began.elapsed(), if last { None } else { Some(at) })))
             })
             .await?;
         removed.add(&part);
-        if part.total() == 0 {
-            break;
+        match last {
+            Some(at) => sweep = at,
+            None => break,
         }
         rows = if took > SLICE { (rows / 2).max(5) } else { (rows * 2).min(2_000) };
     }
