@@ -42,6 +42,8 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 struct Open {
     /// A request on it came from somebody known.
     known: Arc<AtomicBool>,
+    /// A request on it is under way.
+    busy: Arc<AtomicBool>,
     close: Arc<Notify>,
 }
 
@@ -54,13 +56,15 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for one more: the oldest stranger goes. `false`: everybody is known, the newcomer has to wait.
+    /// Makes room for one more: the oldest stranger goes, rather one that asks for nothing: somebody
+    /// may be enrolling. `false`: everybody is known, the newcomer has to wait.
     fn make_room(&self, cap: usize) -> bool {
         let mut open = self.lock();
         if open.len() < cap {
             return true;
         }
-        let stranger = open.iter().find(|(_, one)| !one.known.load(Ordering::Relaxed)).map(|(no, _)| *no);
+        let strangers = || open.iter().filter(|(_, one)| !one.known.load(Ordering::Relaxed));
+        let stranger = strangers().find(|(_, one)| !one.busy.load(Ordering::Relaxed)).or_else(|| strangers().next()).map(|(no, _)| *no);
         match stranger.and_then(|no| open.remove(&no)) {
             Some(one) => {
                 one.close.notify_one();
@@ -96,11 +100,11 @@ pub async fn run(listener: TcpListener, app: Shared, settings: Settings, cap: us
             continue;
         }
         no += 1;
-        let (known, close) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
-        connections.lock().insert(no, Open { known: known.clone(), close: close.clone() });
+        let (known, busy, close) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::new(Notify::new()));
+        connections.lock().insert(no, Open { known: known.clone(), busy: busy.clone(), close: close.clone() });
         let (outer, connections, stop, guard) = (outer.clone(), connections.clone(), stop.clone(), tasks.clone());
         tokio::spawn(async move {
-            connection(stream, peer, outer, known, close, stop).await;
+            connection(stream, peer, outer, known, busy, close, stop).await;
             connections.lock().remove(&no);
             drop(guard);
         });
@@ -136,6 +140,7 @@ async fn connection(
     peer: SocketAddr,
     outer: Outer,
     known: Arc<AtomicBool>,
+    busy: Arc<AtomicBool>,
     close: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -154,10 +159,13 @@ async fn connection(
     let first = begun.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         first.notify_one();
-        let (outer, known) = (outer.clone(), known.clone());
+        let (outer, known, busy) = (outer.clone(), known.clone(), busy.clone());
         async move {
             let call = Call { peer, id: outer.next_id(), known };
-            Ok::<_, std::convert::Infallible>(outer.serve(request, call).await)
+            busy.store(true, Ordering::Relaxed);
+            let response = outer.serve(request, call).await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(response)
         }
     });
     let mut builder = http1::Builder::new();
