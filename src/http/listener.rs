@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::Shared;
 use super::caller::Call;
@@ -25,6 +25,8 @@ const NEXT_HEAD: Duration = Duration::from_secs(75);
 /// What a stopping appliance gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// Connections beyond the cap that may still be closing. Accepting waits for them, or a flood would outrun the closing.
+const CLOSING: usize = 32;
 /// Connections that may wait to be accepted. The usual 128 overflow when a few hundred devices come back at once, and each
 /// that finds no place tries again only after a second.
 const BACKLOG: u32 = 4_096;
@@ -80,6 +82,7 @@ pub async fn run(listener: TcpListener, app: Shared, settings: Settings, cap: us
     let outer = Outer::new(&app, settings);
     let connections = Arc::new(Connections::default());
     let tasks = Tasks::default();
+    let sockets = Arc::new(Semaphore::new(cap + CLOSING));
     let mut no = 0u64;
     loop {
         let accepted = tokio::select! {
@@ -99,6 +102,7 @@ pub async fn run(listener: TcpListener, app: Shared, settings: Settings, cap: us
             tracing::warn!(connections = cap, "a connection was refused: all are in use");
             continue;
         }
+        let Ok(socket) = sockets.clone().acquire_owned().await else { break };
         no += 1;
         let (known, busy, close) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::new(Notify::new()));
         connections.lock().insert(no, Open { known: known.clone(), busy: busy.clone(), close: close.clone() });
@@ -106,7 +110,7 @@ pub async fn run(listener: TcpListener, app: Shared, settings: Settings, cap: us
         tokio::spawn(async move {
             connection(stream, peer, outer, known, busy, close, stop).await;
             connections.lock().remove(&no);
-            drop(guard);
+            drop((socket, guard));
         });
     }
     drop(listener);
