@@ -94,7 +94,7 @@ pub fn reach(base: &Base, position: Position, version: &Version) -> Reach {
 }
 
 /// Everything that a decision depends on.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Given<'a> {
     /// The table's rules.
     pub rules: &'a TableRules,
@@ -254,7 +254,11 @@ pub fn decide(given: &Given<'_>) -> Decision {
             };
             return open(Why::LeftView, client);
         }
-        return reject(Refusal::Forbidden, OUT_OF_VIEW);
+        // What would be refused of a free id is refused of a hidden one in the same words.
+        return match content(&Given { current: None, ..*given }, None) {
+            Err((refusal, sentence)) => Decision::Reject(refusal, sentence),
+            Ok(_) => reject(Refusal::Forbidden, OUT_OF_VIEW),
+        };
     }
     if deletes && current.is_none() {
         return Decision::Noop(None);

@@ -462,3 +462,30 @@ async fn a_device_speaks_for_itself() {
         (s.north.get("/api/v1/sync/status?device_id=dora-1").await, s.north.get("/api/v1/sync/status?device_id=x").await);
     assert_eq!(without_request_id(&hidden.text), without_request_id(&absent.text));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_record_is_told_alike_of_hidden_and_of_absent_ids() {
+    let office = Appliance::with("[tables.tasks]\nscope = \"store\"\nrequired = [\"title\"]\n").await;
+    let other = office.till("south", "B").await;
+    other.push_one("tasks", json!({ "id": "hidden", "title": "Theirs" })).await.applied("tasks", "hidden");
+    let till = office.till("north", "A").await;
+    office.user("both", Role::Store, &["C", "D"]).await;
+    let two = office.device("both", "1").await;
+    let told = |answer: &crate::support::Pushed| answer.0["rejected"][0].to_string().replace("hidden", "ID").replace("absent", "ID");
+    for (device, fields) in [
+        (&till, json!({})),
+        (&till, json!({ "title": "T", "store_id": 7 })),
+        (&till, json!({ "title": "T", "store_id": "a b" })),
+        (&till, json!({ "title": "T", "store_id": "B" })),
+        (&two, json!({ "title": "T" })),
+    ] {
+        let push = async |id: &str| {
+            let mut record = fields.clone();
+            record["id"] = json!(id);
+            told(&device.push_one("tasks", record).await)
+        };
+        let (hidden, absent) = (push("hidden").await, push("absent").await);
+        assert_eq!(hidden, absent, "{fields}");
+        assert!(hidden.contains("code"), "{fields} was refused: {hidden}");
+    }
+}
