@@ -20,7 +20,7 @@ const BATCH: usize = 512;
 /// Work in one commit after which the rest waits for the next, so that the first is not held up.
 const BATCH_TIME: Duration = Duration::from_millis(20);
 
-/// How long the writer looks for another job before it sleeps.
+/// How long the writer looks for another job before it sleeps, after one that came alone.
 const SOON: Duration = Duration::from_micros(200);
 
 /// What a writer keeps in memory beside the file, moved in step with it.
@@ -132,8 +132,9 @@ impl<S: State> Writer<S> {
 }
 
 fn run<S: State>(db: &Connection, mut state: S, mut jobs: mpsc::Receiver<Queued<S>>, counts: &Counts) {
-    while let Some(first) = soon(&mut jobs).or_else(|| jobs.blocking_recv()) {
-        batch(db, &mut state, first, &mut jobs, counts);
+    let mut alone = false;
+    while let Some(first) = if alone { soon(&mut jobs) } else { None }.or_else(|| jobs.blocking_recv()) {
+        alone = batch(db, &mut state, first, &mut jobs, counts) == 1;
     }
     let _ = db.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
         state.before_commit(db)?;
@@ -159,10 +160,11 @@ fn execute(db: &Connection, sql: &str) -> Result<()> {
     Ok(())
 }
 
-fn batch<S: State>(db: &Connection, state: &mut S, first: Queued<S>, jobs: &mut mpsc::Receiver<Queued<S>>, counts: &Counts) {
+/// Runs what waits in one transaction and answers it; how many jobs that were.
+fn batch<S: State>(db: &Connection, state: &mut S, first: Queued<S>, jobs: &mut mpsc::Receiver<Queued<S>>, counts: &Counts) -> usize {
     if let Err(error) = execute(db, "BEGIN IMMEDIATE") {
         (first.refuse)(error);
-        return;
+        return 0;
     }
     let began = Instant::now();
     let mut answers: Vec<Answer> = Vec::new();
@@ -198,9 +200,11 @@ fn batch<S: State>(db: &Connection, state: &mut S, first: Queued<S>, jobs: &mut 
     state.end_batch(result.is_ok());
     counts.jobs.fetch_add(answers.len() as u64, Ordering::Relaxed);
     counts.commits.fetch_add(1, Ordering::Relaxed);
+    let jobs = answers.len();
     for answer in answers {
         answer(result.clone());
     }
+    jobs
 }
 
 fn one<S: State>(db: &Connection, state: &mut S, job: Job<S>) -> Result<(bool, Answer)> {
