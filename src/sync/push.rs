@@ -45,7 +45,7 @@ struct Ready {
 /// One change of the request.
 #[derive(Debug)]
 struct Item {
-    table: String,
+    table: Arc<str>,
     record: Option<String>,
     op_id: Option<String>,
     /// Where it stands in the body.

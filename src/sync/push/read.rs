@@ -1,5 +1,7 @@
 //! From the request's text to changes: form, ids, times, bases. Nothing here depends on what is stored.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -32,14 +34,15 @@ pub(super) fn items(request: &PushRequest<'_>, body: &Bytes, office: &Office, de
     };
     let mut items = Vec::new();
     for (table, list) in &request.changes.lists {
+        let name: Arc<str> = table.as_str().into();
         for raw in list {
-            let mut item = Item { table: table.clone(), record: None, op_id: None, raw: place(raw), ready: invalid("") };
+            let mut item = Item { table: name.clone(), record: None, op_id: None, raw: place(raw), ready: invalid("") };
             item.ready = whole_record(raw.get(), &mut item.record, most).and_then(|change| ready(change, table, office, device, frame));
             items.push(item);
         }
     }
     for raw in request.operations.iter().flat_map(|operations| &operations.kept) {
-        let mut item = Item { table: String::new(), record: None, op_id: None, raw: place(raw), ready: invalid("") };
+        let mut item = Item { table: "".into(), record: None, op_id: None, raw: place(raw), ready: invalid("") };
         item.ready = operation(raw.get(), &mut item, most).and_then(|change| ready(change, &item.table, office, device, frame));
         items.push(item);
     }
@@ -83,7 +86,7 @@ fn record_id(value: Option<&Value>, seen: &mut Option<String>) -> Result<RecordI
     let Some(Value::String(text)) = value else {
         return invalid("A record needs an \"id\", which is a text.");
     };
-    *seen = Some(text.chars().take(limits::ID_CHARS * 2).collect());
+    *seen = Some(if text.len() <= limits::ID_CHARS { text.clone() } else { text.chars().take(limits::ID_CHARS * 2).collect() });
     RecordId::parse(text).or_else(|e| invalid(format!("{e}.")))
 }
 
@@ -132,7 +135,7 @@ fn operation(raw: &str, item: &mut Item, most: usize) -> Result<Change, Refused>
             Value::String(text) => Some(text.chars().take(limits::ID_CHARS * 2).collect::<String>()),
             _ => None,
         };
-        item.table = text(names.table).unwrap_or_default();
+        item.table = text(names.table).unwrap_or_default().into();
         item.record = text(names.id);
         item.op_id = text(names.op_id).filter(|id| (1..=limits::OP_ID_CHARS).contains(&id.len()));
         if names.op_id.is_some() && item.op_id.is_none() {

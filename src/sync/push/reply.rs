@@ -45,7 +45,7 @@ pub(super) fn write(items: &[Item], verdicts: &[Verdict], time: Micros, head: &C
                 separate(&mut rejected);
                 let out = &mut rejected;
                 for (name, text) in [
-                    ("table", Some(item.table.as_str())),
+                    ("table", Some(&*item.table)),
                     ("record_id", item.record.as_deref()),
                     ("op_id", item.op_id.as_deref()),
                     ("code", Some(code.word())),
