@@ -196,7 +196,7 @@ pub struct Conflict {
     pub why: Why,
     /// What to write, where the change won.
     pub write: Option<Write>,
-    /// What the rule would suggest to a person.
+    /// What is suggested to a person: what was decided, or else the higher role and the later edit.
     pub suggest: Winner,
     /// What the edit began from, where that is known.
     pub base: Option<Content>,
@@ -316,7 +316,8 @@ pub fn decide(given: &Given<'_>) -> Decision {
             fields,
             why: Why::Rule,
             write: (winner == Winner::Client).then(|| write(content)),
-            suggest: suggestion(side, they),
+            // A decided one has its answer; whoever reverts it does so on purpose.
+            suggest: if winner == Winner::None { suggestion(side, they) } else { winner },
             base: measure.base.cloned(),
             client: client(&to),
         })
