@@ -37,9 +37,6 @@ pub(super) fn run(directory: &Path, arguments: &Arguments) -> anyhow::Result<()>
             }
         }
         Command::Check => {
-            for note in config.notes() {
-                println!("note: {note}");
-            }
             let path = directory.join(FILE);
             if path.exists() {
                 println!("{}: {} tables, no mistakes.", path.display(), tables.len());

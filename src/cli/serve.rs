@@ -63,9 +63,6 @@ async fn serve(directory: PathBuf, config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the database in {}", directory.display()))?;
     let listening = listener::bind(config.server.listen).with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listening.local_addr()?;
-    for note in config.notes() {
-        tracing::warn!("{note}");
-    }
     println!("backroom {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
     let (stop, stopped) = watch::channel(false);
     let signals = tokio::spawn(signals(heard, app.clone(), directory.clone(), stop));
@@ -148,12 +145,7 @@ async fn signals(mut heard: Signals, app: Arc<App>, directory: PathBuf, stop: wa
 /// A bad file is refused as a whole, and the old rules stay.
 async fn reload(app: &App, directory: &Path) {
     let adopted = match Config::load(directory) {
-        Ok((config, _)) => {
-            for note in config.notes() {
-                tracing::warn!("{note}");
-            }
-            office::adopt(&app.store, config.tables()).await.map_err(|e| e.to_string())
-        }
+        Ok((config, _)) => office::adopt(&app.store, config.tables()).await.map_err(|e| e.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match adopted {

@@ -173,16 +173,6 @@ impl Config {
         if self.tables.is_empty() { presets::tables(presets::DEFAULT) } else { named.collect() }
     }
 
-    /// Notes that the person should know and that are no errors.
-    pub fn notes(&self) -> Vec<String> {
-        let by_field = |rules: &TableRules| rules.granularity == crate::domain::rules::Granularity::Field;
-        let names: Vec<String> = self.tables().iter().filter(|(_, rules)| by_field(rules)).map(|(name, _)| name.to_string()).collect();
-        if names.is_empty() {
-            return Vec::new();
-        }
-        vec![format!("granularity = \"field\" still compares whole records in this release: {}", names.join(", "))]
-    }
-
     fn check(&self) -> Result<(), String> {
         for (name, rules) in &self.tables {
             TableName::parse(name).map_err(|e| format!("[tables.{name}]: {e}"))?;

@@ -478,7 +478,7 @@ fn winner(rule: Rule, client: (Micros, Role), server: (Micros, Role)) -> Winner 
         Rule::LatestWins if client.0 > server.0 => Winner::Client,
         Rule::LatestWins | Rule::ServerWins => Winner::Server,
         Rule::ClientWins => Winner::Client,
-        Rule::Manual => Winner::None,
+        Rule::Manual | Rule::Script => Winner::None,
     }
 }
 

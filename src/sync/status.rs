@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use crate::domain::actor::Actor;
 use crate::domain::clock;
 use crate::domain::cursor::Cursor;
-use crate::domain::rules::Granularity;
 use crate::store::live::FeedNo;
 use crate::store::{activity, conflicts, meta};
 
@@ -57,7 +56,6 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
         .map(|table| {
             let rules = &table.rules;
             let mut entry = serde_json::to_value(rules).unwrap_or_default();
-            entry["granularity"] = json!(Granularity::Record);
             entry["writable"] = json!(actor.may_write(rules));
             if let Some(field) = rules.scope_field() {
                 entry["scope_field"] = json!(field);

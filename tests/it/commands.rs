@@ -356,7 +356,7 @@ fn config_check_names_line_and_column() {
     assert!(!at.join("backroom.db").exists(), "a bad file stops everything before the database");
     fs::write(at.join("backroom.toml"), "[tables.notes]\nrule = \"latest_wins\"\ngranularity = \"field\"\n").unwrap();
     let said = fine(at, &["config", "check"]);
-    assert!(said.contains("1 tables, no mistakes") && said.contains("note: granularity"), "{said}");
+    assert!(said.contains("1 tables, no mistakes"), "{said}");
 }
 
 #[test]
