@@ -1,14 +1,26 @@
 //! The office's decision about one change: a pure function of the record, its lineage, the table's rules and the actor.
 //!
-//! The order of the questions is that of PROTOCOL section 4 with its fine print (docs/protocol.md, "What the server decides").
+//! The order of the questions is that of docs/protocol.md, "What the server decides". What the edit began from is found in
+//! `measure`, who wins in `judge`, what the change asks for in `wanted`.
+
+mod judge;
+mod measure;
+mod wanted;
+
+#[cfg(test)]
+mod tests;
 
 use super::actor::{Actor, Role};
+use super::ask::{Case, Question, Replies, Side};
 use super::change::{Base, Change, Edit, Position};
 use super::clock::Micros;
 use super::cursor::Seq;
 use super::merge;
-use super::record::{Content, Hash, quote, unquote};
-use super::rules::{Rule, Scope, TableRules};
+use super::path;
+use super::record::{Content, Hash};
+use super::rules::{Granularity, Rule, Stale, TableRules};
+use measure::Measure;
+use wanted::Wanted;
 
 /// A stored version of a record. A tombstone keeps the last live content.
 #[derive(Debug, Clone)]
@@ -96,8 +108,14 @@ pub fn reach(base: &Base, position: Position, version: &Version) -> Reach {
 /// Everything that a decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'a> {
+    /// The table.
+    pub table: &'a str,
     /// The table's rules.
     pub rules: &'a TableRules,
+    /// The table has a script that derives, or a schema: every record is finished before it is written.
+    pub finishes: bool,
+    /// What scripts and schemas were asked already.
+    pub replies: &'a Replies,
     /// Who pushes.
     pub actor: &'a Actor,
     /// The change.
@@ -127,6 +145,8 @@ pub enum Winner {
     Client,
     /// The server's record.
     Server,
+    /// Both: a script composed the record.
+    Merged,
     /// Nobody yet.
     None,
 }
@@ -137,6 +157,7 @@ impl Winner {
         match self {
             Winner::Client => "client",
             Winner::Server => "server",
+            Winner::Merged => "merged",
             Winner::None => "none",
         }
     }
@@ -145,16 +166,24 @@ impl Winner {
 /// Why there is a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// Both sides changed it; the table's rule was asked.
+    /// Both sides changed it; a rule was asked.
     Rule,
     /// The device's own newer edit was here before.
     Late,
-    /// The base is gone from history, so nothing can be measured.
+    /// The base is unknown and the edit older than the record.
+    Stale,
+    /// The base is gone from history, so what the change moved cannot be measured.
     Gap,
     /// The record left the device's view.
     LeftView,
     /// Another record of the feed holds the unique key.
     Unique,
+    /// What came of the merge breaks a constraint of the table.
+    Unfit,
+    /// The table's script failed.
+    ScriptFailed,
+    /// The table's script ran out of its time.
+    ScriptBudget,
 }
 
 impl Why {
@@ -163,10 +192,102 @@ impl Why {
         match self {
             Why::Rule => "rule",
             Why::Late => "late",
+            Why::Stale => "stale",
             Why::Gap => "gap",
             Why::LeftView => "left_view",
             Why::Unique => "unique",
+            Why::Unfit => "unfit",
+            Why::ScriptFailed => "script_failed",
+            Why::ScriptBudget => "script_budget",
         }
+    }
+}
+
+/// What is suggested to the person who decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suggestion {
+    /// The resolution.
+    pub resolution: Resolution,
+    /// Why this one.
+    pub because: Because,
+    /// The record to take, where it is neither side's.
+    pub merged: Option<Content>,
+}
+
+/// How a person decides a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// The server's record stays.
+    UseServer,
+    /// The change's values in what is in conflict.
+    UseClient,
+    /// A record that the person composed.
+    UseMerged,
+}
+
+impl Resolution {
+    /// The word used in the protocol and the database.
+    pub fn word(self) -> &'static str {
+        match self {
+            Resolution::UseServer => "use_server",
+            Resolution::UseClient => "use_client",
+            Resolution::UseMerged => "use_merged",
+        }
+    }
+
+    /// The resolution that a word names.
+    pub fn parse(word: &str) -> Option<Resolution> {
+        [Resolution::UseServer, Resolution::UseClient, Resolution::UseMerged].into_iter().find(|r| r.word() == word)
+    }
+}
+
+/// The reason of a suggestion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Because {
+    /// A rule decided so already.
+    Decided,
+    /// The two sides changed different fields, so both fit into one record.
+    Fields,
+    /// One author's role ranks higher.
+    Role,
+    /// One edit is the later one.
+    Time,
+    /// Nothing speaks for the change: equal rank, equal time.
+    Tie,
+    /// What the change moved cannot be measured.
+    UnknownBase,
+    /// The record belongs to somebody else by now.
+    LeftView,
+    /// Another record holds the key.
+    Unique,
+    /// What came of the merge does not fit the table.
+    Unfit,
+    /// The table's script did not decide.
+    Script,
+}
+
+impl Because {
+    /// The word used in the protocol and the database.
+    pub fn word(self) -> &'static str {
+        match self {
+            Because::Decided => "decided",
+            Because::Fields => "fields",
+            Because::Role => "role",
+            Because::Time => "time",
+            Because::Tie => "tie",
+            Because::UnknownBase => "unknown_base",
+            Because::LeftView => "left_view",
+            Because::Unique => "unique",
+            Because::Unfit => "unfit",
+            Because::Script => "script",
+        }
+    }
+}
+
+impl Suggestion {
+    /// The server's side stays.
+    pub fn server(because: Because) -> Suggestion {
+        Suggestion { resolution: Resolution::UseServer, because, merged: None }
     }
 }
 
@@ -188,16 +309,22 @@ pub struct Write {
 /// A conflict to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// Who won.
+    /// Who won: nobody as long as one field waits, the change if it won every field.
     pub winner: Winner,
-    /// The fields in conflict; `*` where the whole record is.
+    /// The paths in conflict; `*` where the whole record is.
     pub fields: Vec<String>,
+    /// Who won each of them.
+    pub winners: Vec<Winner>,
     /// Why.
     pub why: Why,
-    /// What to write, where the change won.
+    /// More about why, for a person: a script's message, say.
+    pub detail: Option<String>,
+    /// The rule that was asked.
+    pub rule: Rule,
+    /// What to write, where the change won something or brought fields along that are not in conflict.
     pub write: Option<Write>,
-    /// What is suggested to a person: what was decided, or else the higher role and the later edit.
-    pub suggest: Winner,
+    /// What is suggested to a person.
+    pub suggestion: Suggestion,
     /// What the edit began from, where that is known.
     pub base: Option<Content>,
     /// The whole record that the change asked for; `None`: a delete.
@@ -232,6 +359,8 @@ pub enum Decision {
     Conflict(Conflict),
     /// Refused, with a sentence for the person.
     Reject(Refusal, String),
+    /// Undecided: a script or schema has to be asked first.
+    Ask(Question),
 }
 
 /// One sentence for everything outside an actor's view, so that a hidden id answers as any other does.
@@ -239,739 +368,330 @@ pub const OUT_OF_VIEW: &str = "This device may not write a record there.";
 
 /// Decides one change.
 pub fn decide(given: &Given<'_>) -> Decision {
-    let Given { rules, actor, change, current, lineage, .. } = *given;
-    let reject = |refusal, sentence: &str| Decision::Reject(refusal, sentence.to_owned());
-    let deletes = change.edit == Edit::Delete;
+    weigh(given).unwrap_or_else(|early| *early)
+}
 
+/// A decision that needs no further question.
+type Early = Box<Decision>;
+
+fn reject(refusal: Refusal, sentence: impl Into<String>) -> Early {
+    Box::new(Decision::Reject(refusal, sentence.into()))
+}
+
+fn weigh(given: &Given<'_>) -> Result<Decision, Early> {
+    let Given { rules, actor, change, current, .. } = *given;
+    let deletes = change.edit == Edit::Delete;
     if let Some(current) = current
         && !actor.in_scope(rules.scope, &current.scope)
     {
-        let saw = |version: &Version| actor.in_scope(rules.scope, &version.scope);
-        if lineage.base.as_ref().is_some_and(saw) || lineage.above.iter().any(saw) {
-            let client = match &change.edit {
-                Edit::Whole(content) | Edit::Patch(content) => Some(content.clone()),
-                Edit::Delete => None,
-            };
-            return open(Why::LeftView, client);
-        }
-        // What would be refused of a free id is refused of a hidden one in the same words.
-        return match content(&Given { current: None, ..*given }, None) {
-            Err((refusal, sentence)) => Decision::Reject(refusal, sentence),
-            Ok(_) => reject(Refusal::Forbidden, OUT_OF_VIEW),
-        };
+        return Err(out_of_view(given));
     }
     if deletes && current.is_none() {
-        return Decision::Noop(None);
+        return Ok(Decision::Noop(None));
     }
-    let measure = measure(given);
-    let (to, scope, filled) = match content(given, measure.base) {
-        Ok(parts) => parts,
-        Err((refusal, sentence)) => return Decision::Reject(refusal, sentence),
+    let measure = measure::measure(given);
+    let wanted = wanted::wanted(given, measure.base)?;
+    if !actor.in_scope(rules.scope, &wanted.scope) {
+        return Err(reject(Refusal::Forbidden, OUT_OF_VIEW));
+    }
+    let weighing = Weighing { given, wanted: &wanted, measure: &measure };
+    let ready = match wanted::finish(given, &wanted.to)? {
+        _ if deletes => Content::default(),
+        Ok(content) => content,
+        Err(stop) if stop.why == Why::Unfit => return Err(reject(Refusal::Invalid, stop.sentence)),
+        Err(stop) => return Ok(weighing.stopped(whole(), stop)),
     };
-    if !actor.in_scope(rules.scope, &scope) {
-        return reject(Refusal::Forbidden, OUT_OF_VIEW);
-    }
     let Some(current) = current else {
         return match &change.base {
             Base::Version(_) | Base::Hash(_) | Base::Data(_) => {
-                reject(Refusal::Gone, "The record was deleted and purged; create it under a new id.")
+                Err(reject(Refusal::Gone, "The record was deleted and purged; create it under a new id."))
             }
-            _ if given.purged => reject(Refusal::Gone, "A record with this id was deleted and purged; create it under a new id."),
-            _ => Decision::Apply(Write { content: to, scope, deleted: false, filled, sent: None }),
+            _ if given.purged => Err(reject(Refusal::Gone, "A record with this id was deleted and purged; create it under a new id.")),
+            _ => Ok(Decision::Apply(weighing.write(ready))),
         };
     };
-    let client = |to: &Content| (!deletes).then(|| to.clone());
-    let same = if deletes { current.deleted } else { !current.deleted && to == current.content };
+    let same = if deletes { current.deleted } else { !current.deleted && wanted.to == current.content };
     if rules.append_only {
         return if same && !deletes {
-            Decision::Noop(Some(to))
+            Ok(Decision::Noop(weighing.client()))
         } else {
-            reject(Refusal::Immutable, "Records of this table are never changed or deleted.")
+            Err(reject(Refusal::Immutable, "Records of this table are never changed or deleted."))
         };
     }
     if deletes && measure.gap {
-        return open(Why::Gap, None);
+        return Ok(weighing.open(whole(), Why::Gap, Suggestion::server(Because::UnknownBase)));
     }
     if measure.late && !(deletes && same) {
-        let mut fields = to.differences(&current.content);
-        if fields.is_empty() || deletes || current.deleted {
-            fields = whole();
-        }
-        let (winner, suggest, base) = (Winner::Server, Winner::Server, measure.base.cloned());
-        return Decision::Conflict(Conflict { winner, fields, why: Why::Late, write: None, suggest, base, client: client(&to) });
+        return Ok(weighing.lost(current, Why::Late));
     }
-    if same {
-        return Decision::Noop(client(&to));
+    // Equal content is not the same deed where both sides moved a counter to it.
+    let moved = !deletes && merge::moves_delta(rules, wanted.base.as_deref(), &wanted.to, wanted.patch);
+    let known = wanted.base.is_some();
+    if same && !(moved && (measure.others || !known)) {
+        return Ok(Decision::Noop(weighing.client()));
     }
-
-    let side = (given.edited_at, actor.role);
-    let write = |content: Content| {
-        let sent = (!deletes && content != to).then(|| to.clone());
-        Write { content, scope: scope.clone(), deleted: deletes, filled, sent }
-    };
-    let against = |they: (Micros, Role), fields: Vec<String>, content: Content| {
-        let winner = winner(rules.rule, side, they);
-        Decision::Conflict(Conflict {
-            winner,
-            fields,
-            why: Why::Rule,
-            write: (winner == Winner::Client).then(|| write(content)),
-            // A decided one has its answer; whoever reverts it does so on purpose.
-            suggest: if winner == Winner::None { suggestion(side, they) } else { winner },
-            base: measure.base.cloned(),
-            client: client(&to),
-        })
-    };
-    if deletes || current.deleted {
-        // A tombstone keeps the last live content; an edit that beats a delete is the record that was asked for.
-        let result = if deletes { current.content.clone() } else { to.clone() };
-        let began_here = lineage.base.as_ref().is_some_and(|base| base.seq == current.seq);
-        let alone = !measure.others || (current.deleted && began_here);
-        if alone && !measure.unknown {
-            return Decision::Apply(write(result));
-        }
-        return against((current.edited_at, current.role), whole(), result);
+    let named = known && !(measure.others && change.base == Base::Absent && given.position == Position::Never);
+    if rules.stale == Some(Stale::ServerWins) && !deletes && !named && given.edited_at < current.edited_at {
+        return Ok(weighing.lost(current, Why::Stale));
     }
-
-    let merge = merge::three_way(measure.base, &to, &current.content, measure.others);
-    if merge.conflicts.is_empty() {
-        return match merge.result {
-            result if result == current.content => Decision::Noop(Some(to)),
-            result if result == to => Decision::Apply(write(result)),
-            result => Decision::Merge(write(result)),
-        };
+    if moved && (measure.gap || !known) {
+        return Ok(weighing.open(whole(), Why::Gap, Suggestion::server(Because::UnknownBase)));
     }
-    if rules.scope_field().is_some_and(|field| merge.conflicts.iter().any(|f| f == field)) && !actor.role.sees_all() {
-        return reject(Refusal::Forbidden, OUT_OF_VIEW);
-    }
-    let content = merge.conflicts.iter().fold(merge.result, |content, field| merge::take(&content, field, to.field(field)));
-    against(rival(rules.rule, lineage, current), merge.conflicts, content)
+    if deletes || current.deleted { weighing.life(current, ready) } else { weighing.fields(current, ready) }
 }
 
-/// A conflict that waits for a manager, whole record against whole record.
-fn open(why: Why, client: Option<Content>) -> Decision {
-    Decision::Conflict(Conflict { winner: Winner::None, fields: whole(), why, write: None, suggest: Winner::Server, base: None, client })
+/// The record belongs to others now. Who saw it before is heard, anybody else learns nothing.
+fn out_of_view(given: &Given<'_>) -> Early {
+    let Given { rules, actor, change, lineage, .. } = *given;
+    let saw = |version: &&Version| actor.in_scope(rules.scope, &version.scope);
+    let Some(newest) = lineage.above.iter().chain(&lineage.base).find(saw) else {
+        // What would be refused of a free id is refused of a hidden one in the same words.
+        let free = Given { current: None, lineage: &Lineage::default(), ..*given };
+        return match weigh(&free) {
+            Err(early) if !matches!(*early, Decision::Reject(Refusal::Gone, _)) => early,
+            _ => reject(Refusal::Forbidden, OUT_OF_VIEW),
+        };
+    };
+    let base = measure::measure(given).base;
+    let client = match &change.edit {
+        Edit::Whole(content) => Some(content.clone()),
+        Edit::Patch(patch) => merge::patch(base.unwrap_or(&newest.content), patch).ok(),
+        Edit::Delete => None,
+    };
+    Box::new(Decision::Conflict(Conflict {
+        winner: Winner::None,
+        fields: whole(),
+        winners: vec![Winner::None],
+        why: Why::LeftView,
+        detail: None,
+        rule: rules.rule,
+        write: None,
+        suggestion: Suggestion::server(Because::LeftView),
+        base: base.cloned(),
+        client,
+    }))
 }
 
 fn whole() -> Vec<String> {
-    vec!["*".into()]
+    vec![path::WHOLE.into()]
 }
 
-/// What the change is measured against.
-struct Measure<'a> {
-    /// Content that the edit began from; `None`: unknown.
-    base: Option<&'a Content>,
-    /// Somebody else changed the record since.
-    others: bool,
-    /// The base is not in the history.
-    gap: bool,
-    /// The request's cursor does not tell what the edit began from.
-    unknown: bool,
-    /// An older edit arrives after the device's own newer one.
-    late: bool,
+/// One change over a record that the actor may see and write.
+struct Weighing<'a> {
+    given: &'a Given<'a>,
+    wanted: &'a Wanted<'a>,
+    measure: &'a Measure<'a>,
 }
 
-static NOTHING: std::sync::LazyLock<Content> = std::sync::LazyLock::new(Content::default);
+impl Weighing<'_> {
+    fn deletes(&self) -> bool {
+        self.given.change.edit == Edit::Delete
+    }
 
-fn measure<'a>(given: &Given<'a>) -> Measure<'a> {
-    let Given { change, lineage, last_sent, .. } = *given;
-    let exact = matches!(change.base, Base::Hash(_) | Base::Data(_));
-    let old = lineage.above.last().is_some_and(|v| v.received_at < given.horizon);
-    let bottomless = lineage.gap || (lineage.base.is_none() && old && matches!(change.base, Base::Absent | Base::Nothing));
-    let gap = bottomless && !matches!(change.base, Base::Data(_));
-    let others = gap || lineage.above.iter().any(|v| exact || !v.own);
-    let deletes = change.edit == Edit::Delete;
-    let unknown = change.base == Base::Absent && !deletes && {
-        let (seq, finished) = match given.position {
-            Position::Presented { seq, finished } => (seq, finished),
-            Position::Remembered { seq } => (seq, true),
-            Position::Never => (0, true),
+    fn client(&self) -> Option<Content> {
+        (!self.deletes()).then(|| self.wanted.to.clone())
+    }
+
+    fn write(&self, content: Content) -> Write {
+        let Wanted { to, scope, filled, .. } = self.wanted;
+        let deleted = self.deletes();
+        let scope = if deleted { None } else { wanted::scope_of(self.given.rules, &content) }.unwrap_or_else(|| scope.clone());
+        let sent = (!deleted && content != *to).then(|| to.clone());
+        Write { content, scope, deleted, filled: *filled, sent }
+    }
+
+    fn conflict(&self, fields: Vec<String>, winner: Winner, why: Why, suggestion: Suggestion) -> Conflict {
+        Conflict {
+            winner,
+            winners: vec![winner; fields.len()],
+            fields,
+            why,
+            detail: None,
+            rule: self.given.rules.rule,
+            write: None,
+            suggestion,
+            base: self.measure.base.cloned(),
+            client: self.client(),
+        }
+    }
+
+    /// A conflict that waits.
+    fn open(&self, fields: Vec<String>, why: Why, suggestion: Suggestion) -> Decision {
+        Decision::Conflict(self.conflict(fields, Winner::None, why, suggestion))
+    }
+
+    /// A conflict that waits because a script failed or its result breaks a constraint.
+    fn stopped(&self, fields: Vec<String>, stop: wanted::Stop) -> Decision {
+        let because = if stop.why == Why::Unfit { Because::Unfit } else { Because::Script };
+        let conflict = self.conflict(fields, Winner::None, stop.why, Suggestion::server(because));
+        Decision::Conflict(Conflict { detail: Some(stop.sentence), ..conflict })
+    }
+
+    /// The change is too late, so no rule is asked.
+    fn lost(&self, current: &Version, why: Why) -> Decision {
+        let mut fields: Vec<String> = self.wanted.to.differences(&current.content).iter().map(|name| path::step(name)).collect();
+        if fields.is_empty() || self.deletes() || current.deleted {
+            fields = whole();
+        }
+        Decision::Conflict(self.conflict(fields, Winner::Server, why, Suggestion::server(Because::Decided)))
+    }
+
+    /// A delete, or an edit of what was deleted.
+    fn life(&self, current: &Version, ready: Content) -> Result<Decision, Early> {
+        let Given { rules, lineage, .. } = *self.given;
+        let began_here = lineage.base.as_ref().is_some_and(|base| base.seq == current.seq);
+        if (!self.measure.others || (current.deleted && began_here)) && !self.measure.unknown {
+            return Ok(Decision::Apply(self.write(if self.deletes() { current.content.clone() } else { ready })));
+        }
+        let they = judge::side(current);
+        let mut conflict = self.conflict(whole(), Winner::None, Why::Rule, Suggestion::server(Because::Decided));
+        let content = match self.verdict(rules.rule, current, &conflict.fields, they)? {
+            Ok(judge::Word::Side(winner)) => {
+                conflict.winner = winner;
+                // A tombstone keeps the last live content; an edit that beats a delete is laid over that.
+                let revived = || self.revived(current);
+                (winner == Winner::Client).then(|| if self.deletes() { current.content.clone() } else { revived() })
+            }
+            Ok(judge::Word::Record(content)) => {
+                conflict.winner = Winner::Merged;
+                Some(content)
+            }
+            Err(stop) => return Ok(self.stopped(whole(), stop)),
         };
-        !finished || lineage.above.iter().any(|v| !v.own || !v.clean) || last_sent.is_some_and(|sent| sent.seq > seq && !sent.clean)
-    };
-    let unknown = unknown && given.current.is_some();
-    let mut measure = Measure { base: None, others, gap, unknown, late: false };
-    if given.current.is_none() || unknown {
-        return measure;
-    }
-    let began = lineage.base.as_ref().map_or(0, |base| base.version);
-    let began = if let Base::Version(n) = change.base { n } else { began };
-    let newer = last_sent.filter(|sent| !exact && sent.version > began);
-    measure.late = newer.is_some_and(|sent| given.derived && change.updated_at.is_some_and(|at| at < sent.updated_at));
-    if deletes {
-        return measure;
-    }
-    measure.base = match (&change.base, newer.and_then(|sent| sent.content.as_ref())) {
-        (Base::Data(content), _) => Some(content),
-        (Base::Hash(_), _) => lineage.base.as_ref().map(|base| &base.content),
-        (_, Some(sent)) => Some(sent),
-        _ => match &lineage.base {
-            Some(base) => Some(&base.content),
-            None if gap => None,
-            None => Some(&*NOTHING),
-        },
-    };
-    measure
-}
-
-type Parts = (Content, String, bool);
-
-/// The whole record that the change asks for, its scope, and whether the server filled that in.
-fn content(given: &Given<'_>, base: Option<&Content>) -> Result<Parts, (Refusal, String)> {
-    let Given { rules, actor, change, current, .. } = *given;
-    let kept = current.map(|current| current.scope.clone());
-    let to = match &change.edit {
-        Edit::Delete => {
-            let scope = kept.or_else(|| actor.own_scope(rules.scope).map(str::to_owned));
-            return Ok((Content::default(), scope.unwrap_or_default(), false));
-        }
-        Edit::Whole(content) => content.clone(),
-        Edit::Patch(patch) => {
-            let target =
-                base.filter(|base| !std::ptr::eq(*base, &*NOTHING)).or(current.map(|current| &current.content)).unwrap_or(&NOTHING);
-            merge::patch(target, patch).map_err(|e| (Refusal::Invalid, e))?
-        }
-    };
-    for field in &rules.required {
-        if to.value(field).is_none() {
-            return Err((Refusal::Invalid, format!("The field {field:?} is required.")));
-        }
-    }
-    let Some(field) = rules.scope_field() else {
-        return Ok((to, String::new(), false));
-    };
-    if let Some(value) = to.value(field) {
-        let scope = if value.starts_with('"') { unquote(value).into_owned() } else { String::new() };
-        if super::ids::StoreId::parse(&scope).is_err() {
-            return Err((
-                Refusal::Invalid,
-                format!("The field {field:?} names whose record it is: 1 to 128 characters of A-Z a-z 0-9 _ . : @ -"),
-            ));
-        }
-        return Ok((to, scope, false));
-    }
-    // A record from before the table had a scope names nobody yet.
-    let scope = match kept.filter(|scope| !scope.is_empty()) {
-        Some(scope) => scope,
-        None => match actor.own_scope(rules.scope) {
-            Some(own) if !actor.role.sees_all() || rules.scope == Scope::User => own.to_owned(),
-            _ => {
-                return Err((
-                    Refusal::StoreRequired,
-                    format!("The field {field:?} is required: this device does not belong to exactly one store."),
-                ));
-            }
-        },
-    };
-    let to = to.with(field, &quote(&scope));
-    Ok((to, scope, true))
-}
-
-/// The rule's word between two sides, each with its corrected time and its author's role.
-fn winner(rule: Rule, client: (Micros, Role), server: (Micros, Role)) -> Winner {
-    match rule {
-        Rule::ManagerWins => match client.1.rank().cmp(&server.1.rank()) {
-            std::cmp::Ordering::Greater => Winner::Client,
-            std::cmp::Ordering::Less => Winner::Server,
-            std::cmp::Ordering::Equal => winner(Rule::LatestWins, client, server),
-        },
-        Rule::LatestWins if client.0 > server.0 => Winner::Client,
-        Rule::LatestWins | Rule::ServerWins => Winner::Server,
-        Rule::ClientWins => Winner::Client,
-        Rule::Manual | Rule::Script => Winner::None,
-    }
-}
-
-/// What to suggest to the person who decides: the higher role, else the later edit.
-fn suggestion(client: (Micros, Role), server: (Micros, Role)) -> Winner {
-    winner(Rule::ManagerWins, client, server)
-}
-
-/// The other side of a whole-record conflict: of the foreign versions since the base the strongest by the rule.
-fn rival(rule: Rule, lineage: &Lineage, current: &Version) -> (Micros, Role) {
-    let strength = |v: &&Version| (if rule == Rule::ManagerWins { v.role.rank() } else { 0 }, v.edited_at);
-    let foreign = lineage.above.iter().filter(|v| !v.own);
-    foreign.max_by_key(strength).map_or((current.edited_at, current.role), |v| (v.edited_at, v.role))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::ids::{RecordId, StoreId, UserId};
-
-    fn content(json: &str) -> Content {
-        Content::from_value(&serde_json::from_str(json).unwrap()).unwrap()
-    }
-
-    /// One decision's surroundings. Times are plain numbers; receipts older than 100 may be gone.
-    #[derive(Clone)]
-    struct Case {
-        rules: TableRules,
-        role: Role,
-        stores: &'static [&'static str],
-        /// Oldest first.
-        history: Vec<Version>,
-        /// The oldest version kept is not the record's first.
-        cut: bool,
-        sent: Option<Sent>,
-        edit: Edit,
-        base: Base,
-        at: Micros,
-        position: Position,
-        purged: bool,
-        derived: bool,
-    }
-
-    fn office(rule: Rule) -> TableRules {
-        TableRules { rule, ..TableRules::default() }
-    }
-
-    fn store(rule: Rule) -> TableRules {
-        TableRules { rule, scope: Scope::Store, ..TableRules::default() }
-    }
-
-    /// A version by another device, a store's, stored as sent.
-    fn other(version: i64, at: Micros, json: &str) -> Version {
-        let content = content(json);
-        let scope = content.value("store_id").map(|s| unquote(s).into_owned()).unwrap_or_default();
-        Version {
-            seq: version * 10,
-            version,
-            deleted: false,
-            hash: content.hash(),
-            content,
-            scope,
-            own: false,
-            clean: true,
-            role: Role::Store,
-            edited_at: at,
-            updated_at: at,
-            received_at: at.max(200),
-        }
-    }
-
-    fn own(version: i64, at: Micros, json: &str) -> Version {
-        Version { own: true, ..other(version, at, json) }
-    }
-
-    fn managers(version: i64, at: Micros, json: &str) -> Version {
-        Version { role: Role::Manager, ..other(version, at, json) }
-    }
-
-    fn dead(version: Version) -> Version {
-        Version { deleted: true, ..version }
-    }
-
-    fn whole_record(json: &str, base: Base) -> Case {
-        Case {
-            rules: office(Rule::LatestWins),
-            role: Role::Store,
-            stores: &["A"],
-            history: Vec::new(),
-            cut: false,
-            sent: None,
-            edit: Edit::Whole(content(json)),
-            base,
-            at: 500,
-            position: Position::Never,
-            purged: false,
-            derived: false,
-        }
-    }
-
-    fn patched(json: &str, base: Base) -> Case {
-        Case { edit: Edit::Patch(content(json)), ..whole_record("{}", base) }
-    }
-
-    fn delete(base: Base) -> Case {
-        Case { edit: Edit::Delete, ..whole_record("{}", base) }
-    }
-
-    fn lineage(case: &Case) -> Lineage {
-        let mut lineage = Lineage::default();
-        for version in case.history.iter().rev() {
-            match reach(&case.base, case.position, version) {
-                Reach::Above => lineage.above.push(version.clone()),
-                Reach::Base => {
-                    lineage.base = Some(version.clone());
-                    return lineage;
-                }
-                Reach::Below => {
-                    lineage.gap = true;
-                    return lineage;
-                }
+        conflict.winners = vec![conflict.winner];
+        if let Some(content) = content {
+            let alive = !self.deletes() || conflict.winner == Winner::Merged;
+            let content = match self.settled(current, content, &ready)? {
+                _ if !alive => current.content.clone(),
+                Ok(content) => content,
+                Err(stop) => return Ok(self.stopped(whole(), stop)),
+            };
+            if !alive || current.deleted || content != current.content {
+                conflict.write = Some(Write { deleted: !alive, ..self.write(content) });
             }
         }
-        let named = matches!(case.base, Base::Version(_) | Base::Hash(_));
-        lineage.gap = case.cut || (named && !case.history.is_empty());
-        lineage
+        conflict.suggestion = self.suggestion(conflict.winner, current, they);
+        Ok(Decision::Conflict(conflict))
     }
 
-    fn written(write: &Write) -> String {
-        let mut text = write.content.text().to_owned();
-        for (there, word) in [
-            (!write.scope.is_empty(), format!(" in {}", write.scope)),
-            (write.filled, " filled".into()),
-            (write.deleted, " deleted".into()),
-        ] {
-            if there {
-                text += &word;
-            }
-        }
-        text
-    }
-
-    fn shown(decision: &Decision) -> String {
-        match decision {
-            Decision::Noop(_) => "noop".into(),
-            Decision::Apply(write) => format!("apply {}", written(write)),
-            Decision::Merge(write) => format!("merge {}", written(write)),
-            Decision::Reject(refusal, sentence) => {
-                assert!(sentence.ends_with('.') || sentence.ends_with('-'), "{sentence:?} is no sentence");
-                format!("reject {refusal:?}")
-            }
-            Decision::Conflict(conflict) => {
-                let mut text = format!("{} wins by {}: {}", conflict.winner.word(), conflict.why.word(), conflict.fields.join(","));
-                if let Some(write) = &conflict.write {
-                    text += &format!(", writes {}", written(write));
-                }
-                assert_eq!(conflict.write.is_some(), conflict.winner == Winner::Client);
-                text
-            }
-        }
-    }
-
-    fn decided(case: &Case) -> Decision {
-        let actor = Actor {
-            device: None,
-            user: UserId::trusted("ben"),
-            role: case.role,
-            stores: case.stores.iter().map(|s| StoreId::trusted(*s)).collect(),
+    /// The edit laid over the last live content.
+    fn revived(&self, current: &Version) -> Content {
+        let (rules, to) = (self.given.rules, &self.wanted.to);
+        let Some(base) = self.wanted.base.as_deref() else {
+            // It stays where it was.
+            let scope = rules.scope_field().and_then(|field| Some((field, current.content.value(field)?)));
+            return scope.map_or_else(|| to.clone(), |(field, value)| to.with(field, value));
         };
-        let change =
-            Change { id: RecordId::trusted("r"), edit: case.edit.clone(), base: case.base.clone(), updated_at: Some(case.at), op_id: None };
-        decide(&Given {
-            rules: &case.rules,
-            actor: &actor,
-            change: &change,
-            current: case.history.last(),
-            lineage: &lineage(case),
-            last_sent: case.sent.as_ref(),
-            position: case.position,
-            purged: case.purged,
-            edited_at: case.at,
-            derived: case.derived,
-            horizon: 100,
-        })
+        let merge = merge::three_way(rules, Some(base), to, &current.content, true);
+        merge.conflicts.iter().fold(merge.result, |content, path| merge::take(rules, &content, path, to))
     }
 
-    #[track_caller]
-    fn check(case: Case, expected: &str) {
-        assert_eq!(shown(&decided(&case)), expected);
-    }
-
-    const V1: &str = r#"{"a":1,"b":1}"#;
-    const V2: &str = r#"{"a":2,"b":1}"#;
-    const MINE: &str = r#"{"a":1,"b":9}"#;
-
-    #[test]
-    fn no_record() {
-        for base in [Base::Nothing, Base::Absent] {
-            check(whole_record(V1, base.clone()), r#"apply {"a":1,"b":1}"#);
-            check(Case { purged: true, ..whole_record(V1, base) }, "reject Gone");
+    /// An edit of a live record, field by field.
+    fn fields(&self, current: &Version, ready: Content) -> Result<Decision, Early> {
+        let (Given { rules, actor, .. }, to) = (*self.given, &self.wanted.to);
+        let merge = merge::three_way(rules, self.wanted.base.as_deref(), to, &current.content, self.measure.others);
+        let paths = merge.conflicts;
+        if paths.is_empty() {
+            let plain = merge.result == *to;
+            return Ok(match self.settled(current, merge.result, &ready)? {
+                Ok(content) if content == current.content => Decision::Noop(self.client()),
+                Ok(content) if plain => Decision::Apply(self.write(content)),
+                Ok(content) => Decision::Merge(self.write(content)),
+                Err(stop) => self.stopped(whole(), stop),
+            });
         }
-        for base in [Base::Version(3), Base::Hash(Hash([0; 16])), Base::Data(content(V1))] {
-            check(whole_record(V1, base), "reject Gone");
+        if rules.scope_field().is_some_and(|field| paths.contains(&path::step(field))) && !actor.role.sees_all() {
+            return Err(reject(Refusal::Forbidden, OUT_OF_VIEW));
         }
-        check(patched(V1, Base::Absent), r#"apply {"a":1,"b":1}"#);
-        check(patched(r#"{"a":1,"b":null}"#, Base::Nothing), r#"apply {"a":1}"#);
-        check(delete(Base::Version(3)), "noop");
-        check(delete(Base::Absent), "noop");
-    }
-
-    #[test]
-    fn identical_content_and_nobody_else() {
-        let one = vec![other(1, 300, V1)];
-        for base in [Base::Nothing, Base::Absent, Base::Version(1), Base::Version(7), Base::Data(content(MINE))] {
-            check(Case { history: one.clone(), ..whole_record(V1, base) }, "noop");
-        }
-        for base in [Base::Version(1), Base::Hash(content(V1).hash()), Base::Data(content(V1))] {
-            check(Case { history: one.clone(), ..whole_record(MINE, base.clone()) }, r#"apply {"a":1,"b":9}"#);
-            check(Case { history: one.clone(), ..whole_record(r#"{"b":1}"#, base.clone()) }, r#"apply {"b":1}"#);
-            check(Case { history: one.clone(), ..delete(base.clone()) }, r#"apply {"a":1,"b":1} deleted"#);
-            check(Case { history: vec![other(1, 200, V1), dead(other(2, 300, V1))], ..delete(base) }, "noop");
-        }
-        // Nobody else, by position: what the cursor covers is the base.
-        let presented = Position::Presented { seq: 10, finished: true };
-        check(Case { history: one.clone(), position: presented, ..whole_record(MINE, Base::Absent) }, r#"apply {"a":1,"b":9}"#);
-        check(Case { history: one, position: Position::Remembered { seq: 10 }, ..delete(Base::Absent) }, r#"apply {"a":1,"b":1} deleted"#);
-    }
-
-    #[test]
-    fn every_rule_between_two_stores_and_by_role() {
-        let earlier = vec![other(1, 200, V1), other(2, 499, V2)];
-        let same = vec![other(1, 200, V1), other(2, 500, V2)];
-        let later = vec![other(1, 200, V1), other(2, 501, V2)];
-        let boss = vec![other(1, 200, V1), managers(2, 400, V2)];
-        let client = r#"client wins by rule: a,b, writes {"a":1,"b":9}"#;
-        let (server, none) = ("server wins by rule: a,b", "none wins by rule: a,b");
-        for (rule, history, role, expected) in [
-            (Rule::ServerWins, &earlier, Role::Admin, server),
-            (Rule::ClientWins, &later, Role::Store, client),
-            (Rule::Manual, &earlier, Role::Admin, none),
-            (Rule::LatestWins, &earlier, Role::Store, client),
-            (Rule::LatestWins, &same, Role::Store, server),
-            (Rule::LatestWins, &same, Role::Admin, server),
-            (Rule::LatestWins, &later, Role::Admin, server),
-            (Rule::LatestWins, &boss, Role::Store, client),
-            (Rule::ManagerWins, &later, Role::Manager, client),
-            (Rule::ManagerWins, &later, Role::Admin, client),
-            (Rule::ManagerWins, &boss, Role::Store, server),
-            (Rule::ManagerWins, &boss, Role::Service, server),
-            (Rule::ManagerWins, &boss, Role::Admin, client),
-            (Rule::ManagerWins, &earlier, Role::Store, client),
-            (Rule::ManagerWins, &earlier, Role::Service, client),
-            (Rule::ManagerWins, &same, Role::Store, server),
-            (Rule::ManagerWins, &later, Role::Store, server),
-        ] {
-            let case = Case { rules: office(rule), role, history: history.clone(), ..whole_record(MINE, Base::Version(1)) };
-            assert_eq!(shown(&decided(&case)), expected, "{rule:?} {role:?} {:?}", history[1].edited_at);
-        }
-    }
-
-    #[test]
-    fn the_other_side_is_the_strongest_since_the_base() {
-        let boss_before = vec![other(1, 200, V1), managers(2, 300, V2), other(3, 400, r#"{"a":3,"b":1}"#)];
-        let late_before = vec![other(1, 200, V1), other(2, 600, V2), other(3, 400, r#"{"a":3,"b":1}"#)];
-        let case =
-            |rule, history: &Vec<Version>| Case { rules: office(rule), history: history.clone(), ..whole_record(MINE, Base::Version(1)) };
-        check(case(Rule::ManagerWins, &boss_before), "server wins by rule: a,b");
-        check(case(Rule::LatestWins, &boss_before), r#"client wins by rule: a,b, writes {"a":1,"b":9}"#);
-        check(case(Rule::LatestWins, &late_before), "server wins by rule: a,b");
-        // The device's own version on top is not its rival; the foreign one under it is.
-        let own_on_top = vec![other(1, 200, V1), other(2, 400, V2), own(3, 600, r#"{"a":3,"b":1}"#)];
-        check(case(Rule::LatestWins, &own_on_top), r#"client wins by rule: a,b, writes {"a":1,"b":9}"#);
-    }
-
-    #[test]
-    fn a_suggestion_stands_beside_what_nobody_decided() {
-        for (role, at, suggest) in
-            [(Role::Store, 400, Winner::Client), (Role::Store, 600, Winner::Server), (Role::Manager, 600, Winner::Client)]
-        {
-            let history = vec![other(1, 200, V1), other(2, at, V2)];
-            let case = Case { rules: office(Rule::Manual), role, history, ..whole_record(MINE, Base::Version(1)) };
-            let Decision::Conflict(conflict) = decided(&case) else { panic!("no conflict") };
-            assert_eq!((conflict.winner, conflict.suggest), (Winner::None, suggest));
-            assert_eq!((conflict.base, conflict.client), (Some(content(V1)), Some(content(MINE))));
-        }
-    }
-
-    #[test]
-    fn deletes_against_edits() {
-        let edited = |at| vec![other(1, 200, V1), other(2, at, V2)];
-        let deleted = |at| vec![other(1, 200, V1), dead(other(2, at, V1))];
-        // A tombstone keeps the last live content.
-        check(Case { history: edited(400), ..delete(Base::Version(1)) }, r#"client wins by rule: *, writes {"a":2,"b":1} deleted"#);
-        check(Case { history: edited(600), ..delete(Base::Version(1)) }, "server wins by rule: *");
-        check(Case { history: deleted(400), ..whole_record(MINE, Base::Version(1)) }, r#"client wins by rule: *, writes {"a":1,"b":9}"#);
-        check(Case { history: deleted(600), ..whole_record(MINE, Base::Version(1)) }, "server wins by rule: *");
-        for (rule, winner) in [(Rule::ServerWins, "server wins by rule: *"), (Rule::Manual, "none wins by rule: *")] {
-            check(Case { rules: office(rule), history: edited(400), ..delete(Base::Version(1)) }, winner);
-            check(Case { rules: office(rule), history: deleted(400), ..whole_record(MINE, Base::Version(1)) }, winner);
-        }
-        let boss_deleted = vec![other(1, 200, V1), dead(managers(2, 300, V1))];
-        check(
-            Case { rules: office(Rule::ManagerWins), history: boss_deleted, ..whole_record(MINE, Base::Version(1)) },
-            "server wins by rule: *",
-        );
-        // The content that was deleted, sent again by one who did not know, is an edit against a delete too.
-        check(Case { history: deleted(600), ..whole_record(V1, Base::Version(1)) }, "server wins by rule: *");
-        // Base is the tombstone: a new life.
-        check(
-            Case { rules: office(Rule::ServerWins), history: deleted(600), ..whole_record(MINE, Base::Version(2)) },
-            r#"apply {"a":1,"b":9}"#,
-        );
-        let presented = Position::Presented { seq: 20, finished: true };
-        check(
-            Case { rules: office(Rule::ServerWins), position: presented, history: deleted(600), ..whole_record(MINE, Base::Absent) },
-            r#"apply {"a":1,"b":9}"#,
-        );
-        // A delete over the device's own edits is no conflict.
-        check(Case { history: vec![other(1, 200, V1), own(2, 300, V2)], ..delete(Base::Version(1)) }, r#"apply {"a":2,"b":1} deleted"#);
-    }
-
-    fn sent(version: i64, at: Micros, json: Option<&str>, clean: bool) -> Option<Sent> {
-        Some(Sent { content: json.map(content), updated_at: at, version, seq: version * 10, clean })
-    }
-
-    #[test]
-    fn own_earlier_edits() {
-        let mine = vec![other(1, 200, V1), own(2, 400, V2)];
-        let newer =
-            Case { history: mine.clone(), sent: sent(2, 400, Some(V2), true), ..whole_record(r#"{"a":3,"b":1}"#, Base::Version(1)) };
-        check(newer.clone(), r#"apply {"a":3,"b":1}"#);
-        // Older than the device's own newer one: only where the operation has no name of its own.
-        check(Case { at: 399, ..newer.clone() }, r#"apply {"a":3,"b":1}"#);
-        check(Case { at: 399, derived: true, ..newer.clone() }, "server wins by late: a");
-        check(Case { at: 400, derived: true, ..newer }, r#"apply {"a":3,"b":1}"#);
-        // With data or a hash the base is taken exactly as given: the own later version counts as the server's side.
-        for base in [Base::Data(content(V1)), Base::Hash(content(V1).hash())] {
-            let case = Case { history: mine.clone(), sent: sent(2, 400, Some(V2), true), ..whole_record(MINE, base) };
-            check(case, r#"client wins by rule: a,b, writes {"a":1,"b":9}"#);
-        }
-        // A field that stayed as it was last sent, where the server kept another value, stays the server's.
-        let kept = vec![own(1, 200, V1)];
-        let case =
-            Case { history: kept, sent: sent(1, 300, Some(r#"{"a":7,"b":1}"#), false), ..whole_record(r#"{"a":7,"b":2}"#, Base::Nothing) };
-        check(case, r#"merge {"a":1,"b":2}"#);
-        // A device that deleted and then puts the record back began from its own tombstone.
-        let own_grave = vec![other(1, 200, V1), dead(own(2, 400, V1))];
-        let back = Case {
-            rules: office(Rule::ServerWins),
-            history: own_grave,
-            sent: sent(2, 400, None, true),
-            ..whole_record(MINE, Base::Version(1))
+        let scripted = match paths.iter().any(|path| judge::rule_of(rules, path) == Rule::Script) {
+            true => Some(match self.verdict(Rule::Script, current, &paths, judge::rival(self.given, current, Rule::Script))? {
+                Ok(word) => word,
+                Err(stop) => return Ok(self.stopped(paths, stop)),
+            }),
+            false => None,
         };
-        check(back.clone(), r#"apply {"a":1,"b":9}"#);
-        // An edit from before its own delete, arriving late without a name, resurrects nothing.
-        check(Case { at: 399, derived: true, ..back }, "server wins by late: *");
-        // Nor does a delete from before its own later edit remove that.
-        let late = Case { history: mine, sent: sent(2, 400, Some(V2), true), ..delete(Base::Version(1)) };
-        check(Case { at: 399, derived: true, ..late.clone() }, "server wins by late: *");
-        check(Case { derived: true, ..late }, r#"apply {"a":2,"b":1} deleted"#);
-        let twice = vec![other(1, 200, V1), dead(own(2, 400, V1))];
-        check(Case { at: 399, derived: true, history: twice, sent: sent(2, 400, None, true), ..delete(Base::Version(1)) }, "noop");
+        let composed = match &scripted {
+            Some(judge::Word::Record(content)) => Some(content),
+            _ => None,
+        };
+        let (mut result, mut winners) = (composed.unwrap_or(&merge.result).clone(), Vec::with_capacity(paths.len()));
+        for path in &paths {
+            let rule = judge::rule_of(rules, path);
+            let winner = match (rule, &scripted) {
+                (Rule::Script, Some(judge::Word::Side(winner))) => *winner,
+                (Rule::Script, Some(judge::Word::Record(content))) => judge::whose(rules, path, content, to, &current.content),
+                _ => judge::winner(rule, self.side(), self.rival(current, path)),
+            };
+            if winner == Winner::Client {
+                result = merge::take(rules, &result, path, to);
+            } else if composed.is_some() && rule != Rule::Script {
+                result = merge::take(rules, &result, path, &current.content);
+            }
+            winners.push(winner);
+        }
+        let content = match self.settled(current, result, &ready)? {
+            Ok(content) => content,
+            Err(stop) => return Ok(self.stopped(paths, stop)),
+        };
+        let winner = judge::overall(&winners);
+        let waiting = paths.iter().zip(&winners).filter(|(_, winner)| **winner == Winner::None).map(|(path, _)| path);
+        let strongest = waiting.map(|path| self.rival(current, path)).max_by_key(|side| (side.role.rank(), side.edited_at));
+        let suggestion = self.suggestion(winner, current, strongest.unwrap_or_else(|| judge::side(current)));
+        let rule = judge::asked(rules, &paths);
+        let write = (content != current.content).then(|| self.write(content));
+        Ok(Decision::Conflict(Conflict { winners, write, rule, ..self.conflict(paths, winner, Why::Rule, suggestion) }))
     }
 
-    #[test]
-    fn unknown_bases() {
-        let history = vec![other(5, 200, V1)];
-        let unknown = |base| Case { history: history.clone(), cut: true, ..whole_record(MINE, base) };
-        // A version that was purged, one that never was, a hash that nothing has: all that differs is in conflict.
-        for base in [Base::Version(3), Base::Version(9), Base::Hash(Hash([7; 16]))] {
-            check(unknown(base.clone()), r#"client wins by rule: b, writes {"a":1,"b":9}"#);
-            check(Case { rules: office(Rule::ServerWins), ..unknown(base.clone()) }, "server wins by rule: b");
-            // A delete whose base is gone cannot be measured at all.
-            check(Case { history: history.clone(), cut: true, ..delete(base) }, "none wins by gap: *");
+    /// A result as it may be written over the record.
+    fn settled(&self, current: &Version, result: Content, ready: &Content) -> Result<Result<Content, wanted::Stop>, Early> {
+        if result == current.content {
+            return Ok(Ok(result));
         }
-        // A base that the request carries is known even where history is not.
-        check(Case { history: history.clone(), ..whole_record(MINE, Base::Data(content(V1))) }, r#"apply {"a":1,"b":9}"#);
-        // The cursor tells nothing where others, or merges, or lost conflicts came after it, or the reset was not finished.
-        let at = |seq, finished| Position::Presented { seq, finished };
-        let conflict = r#"client wins by rule: b, writes {"a":1,"b":9}"#;
-        let absent = |position, history: Vec<Version>| Case { position, history, ..whole_record(MINE, Base::Absent) };
-        check(absent(at(49, true), history.clone()), conflict);
-        check(absent(at(50, false), history.clone()), conflict);
-        check(absent(at(50, true), history.clone()), r#"apply {"a":1,"b":9}"#);
-        check(absent(Position::Remembered { seq: 49 }, history.clone()), conflict);
-        check(absent(Position::Never, history.clone()), conflict);
-        let mine = |clean| vec![Version { clean, ..own(5, 200, V1) }];
-        check(Case { sent: sent(5, 200, Some(V1), true), ..absent(at(0, true), mine(true)) }, r#"apply {"a":1,"b":9}"#);
-        check(Case { sent: sent(5, 200, Some(V1), false), ..absent(at(0, true), mine(false)) }, conflict);
-        let lost =
-            |seq| Case { sent: Some(Sent { seq, ..sent(5, 300, Some(V2), false).unwrap() }), ..absent(at(50, true), history.clone()) };
-        check(lost(50), r#"apply {"a":1,"b":9}"#);
-        check(lost(51), conflict);
-        // A create over a record whose answers may be gone was perhaps sent before: nothing is known of what it began from.
-        for (received_at, expected) in [(99, "server wins by rule: b"), (100, r#"apply {"a":1,"b":9}"#)] {
-            let mine = vec![Version { received_at, ..own(1, 99, V1) }];
-            let again = Case { rules: office(Rule::ServerWins), history: mine, ..whole_record(MINE, Base::Nothing) };
-            check(Case { sent: sent(1, 99, Some(V1), true), ..again }, expected);
+        if result == self.wanted.to {
+            return Ok(Ok(ready.clone()));
         }
+        wanted::finish(self.given, &result)
     }
 
-    #[test]
-    fn views_and_scopes() {
-        let (a, b) = (r#"{"store_id":"A","x":1}"#, r#"{"store_id":"B","x":1}"#);
-        let case = |history, json: &str, base| Case { rules: store(Rule::LatestWins), history, ..whole_record(json, base) };
-        // Filled in for a new record; kept where the change does not carry it; never taken from the pusher then.
-        check(case(vec![], r#"{"x":1}"#, Base::Nothing), r#"apply {"store_id":"A","x":1} in A filled"#);
-        let boss = Case { role: Role::Manager, stores: &[], ..case(vec![other(1, 200, b)], r#"{"x":2}"#, Base::Version(1)) };
-        check(boss.clone(), r#"apply {"store_id":"B","x":2} in B filled"#);
-        check(Case { stores: &["A"], ..boss }, r#"apply {"store_id":"B","x":2} in B filled"#);
-        let two = Case { stores: &["A", "B"], ..case(vec![other(1, 200, b)], r#"{"x":2}"#, Base::Version(1)) };
-        check(two, r#"apply {"store_id":"B","x":2} in B filled"#);
-        // Several stores or none must name it, and so must a manager.
-        for (role, stores) in [(Role::Store, &["A", "B"][..]), (Role::Store, &[]), (Role::Manager, &[]), (Role::Service, &[])] {
-            check(Case { role, stores, ..case(vec![], r#"{"x":1}"#, Base::Nothing) }, "reject StoreRequired");
-            check(Case { role, stores, ..case(vec![], r#"{"store_id":null}"#, Base::Nothing) }, "reject StoreRequired");
+    /// What a rule says of two whole sides.
+    fn verdict(&self, rule: Rule, current: &Version, fields: &[String], they: Side) -> Result<Result<judge::Word, wanted::Stop>, Early> {
+        if rule != Rule::Script {
+            return Ok(Ok(judge::Word::Side(judge::winner(rule, self.side(), they))));
         }
-        // So must a manager who edits a record from before the table had a scope; it can be deleted all the same.
-        let nobodys = Case { role: Role::Manager, stores: &[], ..case(vec![other(1, 200, V1)], V2, Base::Version(1)) };
-        check(nobodys.clone(), "reject StoreRequired");
-        check(Case { edit: Edit::Whole(content(a)), ..nobodys.clone() }, r#"apply {"store_id":"A","x":1} in A"#);
-        check(Case { edit: Edit::Delete, ..nobodys }, r#"apply {"a":1,"b":1} deleted"#);
-        // Into another store's feed: never, whether the id is taken there or not.
-        check(case(vec![], b, Base::Nothing), "reject Forbidden");
-        check(case(vec![], b, Base::Version(1)), "reject Forbidden");
-        check(case(vec![other(1, 200, b)], b, Base::Nothing), "reject Forbidden");
-        check(case(vec![other(1, 200, b)], a, Base::Nothing), "reject Forbidden");
-        check(case(vec![other(1, 200, b)], a, Base::Version(1)), "reject Forbidden");
-        check(case(vec![other(1, 200, a)], b, Base::Version(1)), "reject Forbidden");
-        check(Case { edit: Edit::Delete, ..case(vec![other(1, 200, b)], a, Base::Version(1)) }, "reject Forbidden");
-        // A manager moves it.
-        check(Case { role: Role::Manager, ..case(vec![other(1, 200, a)], b, Base::Version(1)) }, r#"apply {"store_id":"B","x":1} in B"#);
-        // What left the view since the base waits for a manager; what was never in it, or not since, is forbidden.
-        let moved = vec![other(1, 200, a), managers(2, 300, b)];
-        check(case(moved.clone(), a, Base::Version(1)), "none wins by left_view: *");
-        check(Case { edit: Edit::Delete, ..case(moved.clone(), a, Base::Version(1)) }, "none wins by left_view: *");
-        check(case(moved.clone(), a, Base::Nothing), "none wins by left_view: *");
-        check(case(moved, a, Base::Version(2)), "reject Forbidden");
-        // Two stores' user: the move itself is in conflict, and that is not the user's to decide.
-        let moved = vec![other(1, 200, a), managers(2, 300, b)];
-        check(Case { stores: &["A", "B"], ..case(moved, r#"{"store_id":"A","x":2}"#, Base::Version(1)) }, "reject Forbidden");
-        for odd in [r#"{"store_id":7}"#, r#"{"store_id":""}"#, r#"{"store_id":"a b"}"#, r#"{"store_id":["A"]}"#] {
-            check(case(vec![], odd, Base::Nothing), "reject Invalid");
-        }
-        // A person's own records, in a field of another name.
-        let person = TableRules { scope: Scope::User, scope_field: Some("owner".into()), ..office(Rule::LatestWins) };
-        check(Case { rules: person.clone(), ..whole_record("{}", Base::Nothing) }, r#"apply {"owner":"ben"} in ben filled"#);
-        check(
-            Case { rules: person.clone(), role: Role::Manager, ..whole_record("{}", Base::Nothing) },
-            r#"apply {"owner":"ben"} in ben filled"#,
-        );
-        check(Case { rules: person, ..whole_record(r#"{"owner":"eva"}"#, Base::Nothing) }, "reject Forbidden");
+        judge::script(
+            self.given,
+            Case {
+                table: self.given.table.to_owned(),
+                id: self.given.change.id.as_str().to_owned(),
+                fields: fields.to_vec(),
+                base: self.measure.base.cloned(),
+                server: (!current.deleted).then(|| current.content.clone()),
+                client: self.client(),
+                they,
+                we: self.side(),
+            },
+        )
     }
 
-    #[test]
-    fn constraints() {
-        let required = TableRules { required: vec!["a".into()], ..office(Rule::LatestWins) };
-        for json in [r#"{"b":1}"#, r#"{"a":null}"#] {
-            check(Case { rules: required.clone(), ..whole_record(json, Base::Nothing) }, "reject Invalid");
-        }
-        check(Case { rules: required.clone(), ..whole_record(r#"{"a":0}"#, Base::Nothing) }, r#"apply {"a":0}"#);
-        check(
-            Case { rules: required.clone(), history: vec![other(1, 200, V1)], ..patched(r#"{"a":null}"#, Base::Version(1)) },
-            "reject Invalid",
-        );
-        check(Case { rules: required, history: vec![other(1, 200, V1)], ..delete(Base::Version(1)) }, r#"apply {"a":1,"b":1} deleted"#);
-
-        let log = TableRules { append_only: true, ..office(Rule::ClientWins) };
-        let there = |case: Case| Case { rules: log.clone(), history: vec![other(1, 200, V1)], ..case };
-        check(Case { rules: log.clone(), ..whole_record(V1, Base::Nothing) }, r#"apply {"a":1,"b":1}"#);
-        check(there(whole_record(V1, Base::Nothing)), "noop");
-        check(there(whole_record(MINE, Base::Nothing)), "reject Immutable");
-        check(there(whole_record(MINE, Base::Version(1))), "reject Immutable");
-        check(there(patched(r#"{"b":9}"#, Base::Version(1))), "reject Immutable");
-        check(there(delete(Base::Version(1))), "reject Immutable");
+    fn side(&self) -> Side {
+        Side { role: self.given.actor.role, edited_at: self.given.edited_at }
     }
 
-    #[test]
-    fn patches() {
-        let history = vec![other(1, 200, V1), other(2, 400, r#"{"a":1,"b":1,"c":3}"#)];
-        let case = |json, base| Case { history: history.clone(), ..patched(json, base) };
-        // Laid over what the edit began from, where that is known, and so no newer field is claimed.
-        check(case(r#"{"b":9}"#, Base::Version(1)), r#"client wins by rule: b,c, writes {"a":1,"b":9}"#);
-        check(case(r#"{"b":9}"#, Base::Version(2)), r#"apply {"a":1,"b":9,"c":3}"#);
-        check(case(r#"{"c":null}"#, Base::Version(2)), r#"apply {"a":1,"b":1}"#);
-        // Over the record as it is, where it is not known.
-        let unknown = Case { cut: true, history: vec![other(5, 200, V1)], ..patched(r#"{"b":9}"#, Base::Version(3)) };
-        check(unknown, r#"client wins by rule: b, writes {"a":1,"b":9}"#);
-        check(case(r#"{"b":9}"#, Base::Nothing), r#"client wins by rule: b, writes {"a":1,"b":9,"c":3}"#);
-        check(case("{}", Base::Version(2)), "noop");
-        check(
-            Case { history: history.clone(), edit: Edit::Patch(content(r#"{"b":9}"#)), ..whole_record("{}", Base::Data(content(V1))) },
-            r#"client wins by rule: b,c, writes {"a":1,"b":9}"#,
-        );
+    /// Who stands on the other side of a path: field by field whoever changed it last, else the strongest of all.
+    fn rival(&self, current: &Version, path: &str) -> Side {
+        if self.given.rules.granularity == Granularity::Record || self.wanted.base.is_none() {
+            return judge::rival(self.given, current, judge::rule_of(self.given.rules, path));
+        }
+        judge::author(self.given, current, path)
+    }
+
+    fn suggestion(&self, winner: Winner, current: &Version, they: Side) -> Suggestion {
+        let resolution = match winner {
+            Winner::None => return judge::suggestion(self.given.rules, self.wanted, current, self.deletes(), self.side(), they),
+            Winner::Client => Resolution::UseClient,
+            Winner::Server => Resolution::UseServer,
+            Winner::Merged => Resolution::UseMerged,
+        };
+        Suggestion { resolution, because: Because::Decided, merged: None }
     }
 }

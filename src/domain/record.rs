@@ -120,6 +120,37 @@ impl Content {
         self.fields.iter().map(|f| (self.slice(&f.name), self.slice(&f.value)))
     }
 
+    /// How many fields there are.
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The fields of two contents side by side, in canonical order: name with its quotes, value here, value there, value in a
+    /// third.
+    pub fn beside<'a>(&'a self, other: &'a Content, third: Option<&'a Content>) -> impl Iterator<Item = Beside<'a>> {
+        let (mut a, mut b) = (self.fields().peekable(), other.fields().peekable());
+        let mut c = third.into_iter().flat_map(Content::fields).peekable();
+        std::iter::from_fn(move || {
+            let order = match (a.peek(), b.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((x, _)), Some((y, _))) => compare(x, y),
+            };
+            let here = if order == Ordering::Greater { None } else { a.next() };
+            let there = if order == Ordering::Less { None } else { b.next() };
+            let name = here.or(there)?.0;
+            while c.next_if(|(other, _)| compare(other, name) == Ordering::Less).is_some() {}
+            let value = c.next_if(|(other, _)| *other == name);
+            Some((name, here.map(|f| f.1), there.map(|f| f.1), value.map(|f| f.1)))
+        })
+    }
+
     /// The same content with one field set to a canonical value.
     #[must_use]
     pub fn with(&self, name: &str, value: &str) -> Content {
@@ -150,28 +181,13 @@ impl Content {
 
     /// The plain names of the fields in which two contents differ, in canonical order.
     pub fn differences(&self, other: &Content) -> Vec<String> {
-        let mut names = Vec::new();
-        let (mut a, mut b) = (self.fields().peekable(), other.fields().peekable());
-        loop {
-            let order = match (a.peek(), b.peek()) {
-                (None, None) => return names,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((x, _)), Some((y, _))) => compare(x, y),
-            };
-            let (left, right) = match order {
-                Ordering::Less => (a.next(), None),
-                Ordering::Greater => (None, b.next()),
-                Ordering::Equal => (a.next(), b.next()),
-            };
-            if left.map(|f| f.1) != right.map(|f| f.1)
-                && let Some((name, _)) = left.or(right)
-            {
-                names.push(unquote(name).into_owned());
-            }
-        }
+        let differing = self.beside(other, None).filter(|(_, here, there, _)| here != there);
+        differing.map(|(name, ..)| unquote(name).into_owned()).collect()
     }
 }
+
+/// A field of several contents: its name with the quotes, and its value in each.
+pub type Beside<'a> = (&'a str, Option<&'a str>, Option<&'a str>, Option<&'a str>);
 
 /// A plain name as canonical JSON.
 pub fn quote(name: &str) -> Cow<'static, str> {

@@ -31,14 +31,22 @@ pub struct Conflict {
     pub op_id: Option<String>,
     /// The table's rule.
     pub rule: String,
-    /// `client`, `server` or `none`.
+    /// `client`, `server`, `merged` or `none`.
     pub winner: String,
-    /// `rule`, `late`, `gap`, `left_view` or `unique`.
+    /// A word of [`crate::domain::decide::Why`].
     pub why: String,
-    /// `use_client` or `use_server`.
+    /// More about why, for a person.
+    pub detail: Option<String>,
+    /// `use_client`, `use_server` or `use_merged`.
     pub suggest: String,
-    /// JSON array of names.
+    /// A word of [`crate::domain::decide::Because`].
+    pub because: Option<String>,
+    /// The record that is suggested, where it is neither side's.
+    pub merged: Option<String>,
+    /// JSON array of paths.
     pub fields: String,
+    /// JSON array of who won each of them.
+    pub winners: Option<String>,
     /// `open` or `resolved`.
     pub status: String,
     /// What the edit began from, where known: canonical JSON.
@@ -53,6 +61,8 @@ pub struct Conflict {
     pub server_deleted: bool,
     /// The server's edit, by its device's clock.
     pub server_updated_at: Micros,
+    /// The server's side: user, device, role, and its edit, corrected.
+    pub server_author: Option<Author>,
     /// The content sent; `None` for a delete.
     pub client: Option<String>,
     /// The edit, by the device's clock.
@@ -65,6 +75,36 @@ pub struct Conflict {
     pub seq: Seq,
     /// When it was recorded.
     pub created_at: Micros,
+    /// What a person made of it.
+    pub resolved: Option<Resolved>,
+}
+
+/// Who stands on the server's side.
+#[derive(Debug, Clone)]
+pub struct Author {
+    /// The user's number.
+    pub user: i64,
+    /// The device's number, unless a person decided.
+    pub device: Option<i64>,
+    /// The role then.
+    pub role: String,
+    /// The edit, corrected.
+    pub edited_at: Micros,
+}
+
+/// What a person made of a conflict.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// `use_client`, `use_server` or `use_merged`.
+    pub resolution: String,
+    /// The user's number.
+    pub by: i64,
+    /// When.
+    pub at: Micros,
+    /// The record's version after it.
+    pub version: i64,
+    /// It took an earlier decision back.
+    pub reverted: bool,
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Conflict> {
@@ -81,8 +121,12 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Conflict> {
         rule: row.get("rule")?,
         winner: row.get("winner")?,
         why: row.get("why")?,
+        detail: row.get("detail")?,
         suggest: row.get("suggest")?,
+        because: row.get("because")?,
+        merged: row.get("merged")?,
         fields: row.get("fields")?,
+        winners: row.get("winners")?,
         status: row.get("status")?,
         base: row.get("base")?,
         server: row.get("server")?,
@@ -90,25 +134,45 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Conflict> {
         server_version: row.get("server_version")?,
         server_deleted: row.get("server_deleted")?,
         server_updated_at: row.get("server_updated_at")?,
+        server_author: match row.get("server_user")? {
+            Some(user) => Some(Author {
+                user,
+                device: row.get("server_device")?,
+                role: row.get("server_role")?,
+                edited_at: row.get("server_edited_at")?,
+            }),
+            None => None,
+        },
         client: row.get("client")?,
         updated_at: row.get("updated_at")?,
         edited_at: row.get("edited_at")?,
         version: row.get("version")?,
         seq: row.get("seq")?,
         created_at: row.get("created_at")?,
+        resolved: match row.get("resolution")? {
+            Some(resolution) => Some(Resolved {
+                resolution,
+                by: row.get("resolved_by")?,
+                at: row.get("resolved_at")?,
+                version: row.get("resolved_version")?,
+                reverted: row.get("reverted")?,
+            }),
+            None => None,
+        },
     })
 }
 
-/// Records a conflict.
-pub fn write(db: &Connection, conflict: &Conflict) -> rusqlite::Result<()> {
+/// Records a conflict. `server`: the seq of the version that stands on the server's side, for its author.
+pub fn write(db: &Connection, conflict: &Conflict, server: Option<Seq>) -> rusqlite::Result<()> {
     db.prepare_cached(include_str!("conflicts_write.sql"))?.execute(named_params! {
         ":id": conflict.id, ":tbl": conflict.table, ":record": conflict.record, ":feed": conflict.feed, ":device": conflict.device,
         ":user": conflict.user, ":role": conflict.role, ":op": conflict.op.0, ":op_id": conflict.op_id, ":rule": conflict.rule,
-        ":winner": conflict.winner, ":why": conflict.why, ":suggest": conflict.suggest, ":fields": conflict.fields,
+        ":winner": conflict.winner, ":why": conflict.why, ":detail": conflict.detail, ":suggest": conflict.suggest,
+        ":because": conflict.because, ":merged": conflict.merged, ":fields": conflict.fields, ":winners": conflict.winners,
         ":status": conflict.status, ":base": conflict.base, ":server": conflict.server, ":server_id": conflict.server_id,
         ":server_version": conflict.server_version, ":server_deleted": conflict.server_deleted,
         ":server_updated_at": conflict.server_updated_at, ":client": conflict.client, ":updated_at": conflict.updated_at,
-        ":edited_at": conflict.edited_at, ":version": conflict.version, ":seq": conflict.seq, ":created_at": conflict.created_at,
+        ":edited_at": conflict.edited_at, ":version": conflict.version, ":seq": conflict.seq, ":created_at": conflict.created_at, ":server_seq": server,
     })?;
     Ok(())
 }
@@ -133,12 +197,13 @@ pub fn open_of(db: &Connection, table: TableNo, record: &str, device: i64) -> ru
 /// Lets a later change of the same device join an open conflict: base of the first, content of the last.
 pub fn join(db: &Connection, id: &str, later: &Conflict) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "UPDATE conflicts SET client = :client, fields = :fields, updated_at = :updated_at, edited_at = :edited_at, version = :version, seq = :seq, why = :why,
-           server = :server, server_version = :server_version, server_deleted = :server_deleted, server_updated_at = :server_updated_at
+        "UPDATE conflicts SET client = :client, fields = :fields, winners = :winners, updated_at = :updated_at, edited_at = :edited_at,
+           version = :version, seq = :seq, why = :why, detail = :detail, suggest = :suggest, because = :because, merged = :merged, server = :server, server_version = :server_version, server_deleted = :server_deleted, server_updated_at = :server_updated_at
          WHERE id = :id",
     )?
     .execute(named_params! {
-        ":id": id, ":client": later.client, ":fields": later.fields, ":updated_at": later.updated_at, ":edited_at": later.edited_at,
+        ":id": id, ":client": later.client, ":fields": later.fields, ":winners": later.winners, ":detail": later.detail,
+        ":suggest": later.suggest, ":because": later.because, ":merged": later.merged, ":updated_at": later.updated_at, ":edited_at": later.edited_at,
         ":version": later.version, ":seq": later.seq, ":why": later.why, ":server": later.server, ":server_version": later.server_version,
         ":server_deleted": later.server_deleted, ":server_updated_at": later.server_updated_at,
     })?;

@@ -33,7 +33,8 @@ use ledger::Ledger;
 use live::Live;
 
 /// The schema, in order. A shipped file is never edited.
-pub const MIGRATIONS: &[&str] = &[include_str!("../../migrations/server/0001_appliance.sql")];
+pub const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/server/0001_appliance.sql"), include_str!("../../migrations/server/0002_decisions.sql")];
 
 /// The server's clock. Tests move it; everything else only reads it.
 #[derive(Debug, Clone, Default)]

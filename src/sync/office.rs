@@ -23,6 +23,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// It has a script that derives, or a schema: no record is written before they were asked.
+    pub fn finishes(&self) -> bool {
+        false
+    }
+
     /// The unique key of a content, where the table has one and all its fields are there.
     pub fn unique_key(&self, content: &Content) -> Option<Hash> {
         if self.rules.unique.is_empty() {

@@ -4,22 +4,29 @@
 //! and writes. Each change ends in exactly one of three lists: applied, conflicts, rejected.
 
 mod apply;
+mod ask;
+mod lineage;
 mod read;
+mod repeat;
 mod reply;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rusqlite::Connection;
 
+use crate::domain::ask::{Question, Replies};
 use crate::domain::change::Position;
 use crate::domain::clock::{self, Micros};
-use crate::domain::cursor::Cursor;
+use crate::domain::cursor::{Cursor, Seq};
 use crate::protocol;
 use crate::protocol::problem::Code;
 use crate::protocol::push::PushRequest;
 use crate::sqlite::writer::Outcome;
 use crate::store::accounts::Device;
-use crate::store::{conflicts, records};
+use crate::store::ledger::Ledger;
+use crate::store::{self, conflicts, records};
 
 use super::{App, Error, Result, problem};
 
@@ -76,9 +83,42 @@ impl Shown {
 /// What became of a change.
 #[derive(Debug)]
 enum Verdict {
-    Applied { status: &'static str, version: Option<i64>, data: Option<Shown>, op: crate::domain::record::Hash },
-    Conflict { conflict: Box<conflicts::Conflict>, visible: bool, recorded: bool },
-    Rejected { code: Code, detail: String },
+    Applied {
+        status: &'static str,
+        version: Option<i64>,
+        data: Option<Shown>,
+        op: crate::domain::record::Hash,
+    },
+    Conflict {
+        conflict: Box<conflicts::Conflict>,
+        visible: bool,
+        recorded: bool,
+    },
+    Rejected {
+        code: Code,
+        detail: String,
+    },
+    /// Nothing yet: a script or schema has to be asked first.
+    Asks(Question),
+    /// Nothing yet: an earlier change of the record waits.
+    Waits,
+}
+
+impl Verdict {
+    /// An atomic push does not stand with it.
+    fn lost(&self) -> bool {
+        match self {
+            Verdict::Applied { .. } => false,
+            Verdict::Conflict { conflict, .. } => !matches!(conflict.winner.as_str(), "client" | "merged"),
+            Verdict::Rejected { .. } => true,
+            Verdict::Asks(_) | Verdict::Waits => false,
+        }
+    }
+
+    /// It is undecided.
+    fn waits(&self) -> bool {
+        matches!(self, Verdict::Asks(_) | Verdict::Waits)
+    }
 }
 
 /// What the whole request says about itself.
@@ -132,41 +172,79 @@ pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str
             seen.report = serde_json::to_string(&report.bounded()).ok();
         }
     });
-    let (author, raw) = (device.clone(), body.clone());
-    let (items, verdicts, head, time) = app
-        .store
-        .writer
-        .run(move |db, ledger| {
-            let mut verdicts = Vec::with_capacity(items.len());
-            let mut lost = false;
-            let mut job = apply::Job { db, ledger, device: &author, frame: &frame };
-            for item in &items {
-                let verdict = job.item(item, &raw)?;
-                lost |= match &verdict {
-                    Verdict::Applied { .. } => false,
-                    Verdict::Conflict { conflict, .. } => conflict.winner != "client",
-                    Verdict::Rejected { .. } => true,
-                };
-                verdicts.push(verdict);
-            }
-            let done = (items, verdicts, ledger.head(), ledger.time());
-            Ok(if frame.dry_run || (frame.atomic && lost) { Outcome::Undo(done) } else { Outcome::Keep(done) })
-        })
-        .await?;
+    let mut round = Round { items, verdicts: Vec::new(), replies: Replies::new(), patient: true, head: 0, time: 0 };
+    let mut budget = ask::Budget::of(round.items.len());
+    budget.ahead(app, device, &mut round).await?;
+    let verdicts = loop {
+        let (author, raw) = (device.clone(), body.clone());
+        round = app
+            .store
+            .writer
+            .run(move |db, ledger| {
+                round.run(&author, &frame, db, ledger, &raw)?;
+                Ok(if round.is_undone(&frame) { Outcome::Undo(round) } else { Outcome::Keep(round) })
+            })
+            .await?;
+        if !round.verdicts.iter().any(Verdict::waits) {
+            break std::mem::take(&mut round.verdicts);
+        }
+        budget.answer(app, &mut round).await?;
+    };
+    let Round { items, head, time, .. } = round;
     let (epoch, view, before, last) = {
         let state = app.store.live.read();
         (state.epoch, state.view, state.head, state.time)
     };
-    let refused = frame.atomic
-        && verdicts.iter().any(|v| match v {
-            Verdict::Applied { .. } => false,
-            Verdict::Conflict { conflict, .. } => conflict.winner != "client",
-            Verdict::Rejected { .. } => true,
-        });
+    let refused = frame.atomic && verdicts.iter().any(Verdict::lost);
     let undone = frame.dry_run || refused;
     let (head, time) = if undone { (before, last) } else { (head, time) };
     let head = Cursor { epoch, seq: head, view: view + device.view, tables: 0, start: None };
     Ok(Pushed { refused, body: reply::write(&items, &verdicts, time, &head, refused.then_some(request_id), frame.dry_run) })
+}
+
+/// The changes on their way through the writer. Hardly any push needs a second round: only one of a table with a script or
+/// a schema, about what came of a merge.
+struct Round {
+    items: Vec<Item>,
+    /// In the items' order.
+    verdicts: Vec<Verdict>,
+    /// What scripts and schemas said so far.
+    replies: Replies,
+    /// There may be a further round; else what is not answered counts as out of time.
+    patient: bool,
+    head: Seq,
+    time: Micros,
+}
+
+impl Round {
+    /// Decides what is undecided. A change whose question is open waits, and with it later ones of its record.
+    fn run(&mut self, device: &Device, frame: &Frame, db: &Connection, ledger: &mut Ledger, raw: &Bytes) -> store::Result<()> {
+        if frame.dry_run || frame.atomic {
+            // All stand or fall together, so every round begins anew.
+            self.verdicts.clear();
+        }
+        let first = self.verdicts.is_empty();
+        let mut job = apply::Job { db, ledger, device, frame, replies: &mut self.replies, patient: self.patient };
+        let mut waiting: HashSet<(&str, Option<&str>)> = HashSet::new();
+        for (place, item) in self.items.iter().enumerate() {
+            if !first && !self.verdicts[place].waits() {
+                continue;
+            }
+            let record = (&*item.table, item.record.as_deref());
+            let verdict = if item.ready.is_ok() && waiting.contains(&record) { Verdict::Waits } else { job.item(item, raw)? };
+            if verdict.waits() {
+                waiting.insert(record);
+            }
+            if first { self.verdicts.push(verdict) } else { self.verdicts[place] = verdict }
+        }
+        (self.head, self.time) = (job.ledger.head(), job.ledger.time());
+        Ok(())
+    }
+
+    /// Nothing of this round stays: it was only foretold, or a whole was refused, or a whole still has questions.
+    fn is_undone(&self, frame: &Frame) -> bool {
+        frame.dry_run || (frame.atomic && self.verdicts.iter().any(|verdict| verdict.lost() || verdict.waits()))
+    }
 }
 
 /// Above so many bytes, parsing leaves the event loop.

@@ -15,14 +15,19 @@ use crate::support::Appliance;
 const RULES: &str = r#"
 [tables.manager_wins]
 rule = "manager_wins"
+granularity = "record"
 [tables.latest_wins]
 rule = "latest_wins"
+granularity = "record"
 [tables.server_wins]
 rule = "server_wins"
+granularity = "record"
 [tables.client_wins]
 rule = "client_wins"
+granularity = "record"
 [tables.manual]
 rule = "manual"
+granularity = "record"
 "#;
 
 const TABLES: [&str; 5] = ["manager_wins", "latest_wins", "server_wins", "client_wins", "manual"];

@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 
-use crate::domain::change::{Base, Edit, Op, Position};
+use crate::domain::ask::{Replies, Reply};
+use crate::domain::change::{Edit, Op};
 use crate::domain::clock;
-use crate::domain::decide::{self, Conflict, Decision, Given, Lineage, Reach, Refusal, Sent, Why, Winner, Write};
+use crate::domain::decide::{self, Because, Conflict, Decision, Given, Refusal, Suggestion, Why, Winner, Write};
 use crate::domain::ids::StoreId;
 use crate::domain::limits;
+use crate::domain::path;
 use crate::domain::record::{Content, Hash, unquote};
+use crate::domain::rules::Rule;
 use crate::protocol::problem::Code;
 use crate::store::accounts::Device;
 use crate::store::ledger::Ledger;
@@ -18,6 +21,8 @@ use crate::store::rejections::{self, Rejection};
 use crate::store::{self, conflicts, unique};
 use crate::sync::office::Table;
 
+use super::lineage::Walk;
+use super::repeat::{code_of, reused};
 use super::{Frame, Item, Ready, Shown, Verdict};
 
 /// One push at work.
@@ -26,6 +31,10 @@ pub(super) struct Job<'a> {
     pub(super) ledger: &'a mut Ledger,
     pub(super) device: &'a Device,
     pub(super) frame: &'a Frame,
+    /// What scripts and schemas said so far.
+    pub(super) replies: &'a mut Replies,
+    /// Questions may wait for an answer.
+    pub(super) patient: bool,
 }
 
 impl Job<'_> {
@@ -97,8 +106,9 @@ impl Job<'_> {
             records::is_purged(self.db, records::grave(table.name.as_str(), change.id.as_str()))?
         };
         // An unnamed create of a record that was never there was never answered with anything that a second look would not
-        // say again, but for a clash of unique keys.
-        let fresh = current.is_none() && !purged && !op.named && change.edit != Edit::Delete && table.rules.unique.is_empty();
+        // say again, but for a clash of unique keys and a script that failed.
+        let plain = table.rules.unique.is_empty() && !table.finishes();
+        let fresh = current.is_none() && !purged && !op.named && change.edit != Edit::Delete && plain;
         if let Some(verdict) = self.answered(ready, raw, !fresh)? {
             return Ok(verdict);
         }
@@ -108,8 +118,11 @@ impl Job<'_> {
         };
         let last_sent = if current.is_some() { self.last_sent(ready, own)? } else { None };
         let edited_at = clock::correct(change.updated_at, self.frame.offset, self.frame.now);
-        let decision = decide::decide(&Given {
+        let given = Given {
+            table: table.name.as_str(),
             rules: &table.rules,
+            finishes: table.finishes(),
+            replies: self.replies,
             actor: &self.device.actor,
             change,
             current: current.as_ref().map(|stored| &stored.version),
@@ -120,31 +133,21 @@ impl Job<'_> {
             edited_at,
             derived: !op.named,
             horizon: self.frame.horizon,
-        });
+        };
+        let decision = decide::decide(&given);
+        if let (Decision::Ask(question), false) = (&decision, self.patient) {
+            // Asked once more, the decision may have a further question.
+            self.replies.insert(question.key(table.name.as_str()), Reply::Budget);
+            return self.change(ready, raw);
+        }
         match decision {
+            Decision::Ask(question) => Ok(Verdict::Asks(question)),
             Decision::Apply(write) => self.apply(ready, current.as_ref(), write, "applied"),
             Decision::Merge(write) => self.apply(ready, current.as_ref(), write, "merged"),
             Decision::Noop(sent) => self.noop(ready, current.as_ref(), sent),
             Decision::Conflict(conflict) => self.conflict(ready, current.as_ref(), conflict, None),
             Decision::Reject(refusal, detail) => self.refuse(ready, refusal, detail),
         }
-    }
-
-    /// The answer of an operation that was here before. `receipts`: it may have left one.
-    fn answered(&mut self, ready: &Ready, raw: &str, receipts: bool) -> store::Result<Option<Verdict>> {
-        let Ready { table, change, op, .. } = ready;
-        if receipts && let Some(receipt) = receipts::find(self.db, self.device.no, op.id)? {
-            // What could not be read then (its table was unknown, say) was remembered by its text.
-            let same = receipt.body == op.body || (receipt.rejection.is_some() && receipt.body == Hash::of(raw.as_bytes()));
-            return if same { self.repeat(ready, &receipt).map(Some) } else { Ok(Some(reused())) };
-        }
-        if op.named
-            && let Some((no, id, row)) = records::by_op(self.db, self.device.no, op.id)?
-        {
-            let same = no == table.no && id == change.id.as_str() && row.body == op.body;
-            return if same { self.repeat_row(ready, &row).map(Some) } else { Ok(Some(reused())) };
-        }
-        Ok(None)
     }
 
     /// Does the change itself say that the record belongs to somebody outside of the device's view?
@@ -154,71 +157,6 @@ impl Job<'_> {
         let Some(value) = rules.scope_field().and_then(|field| content.value(field)) else { return false };
         let scope = unquote(value);
         StoreId::parse(&scope).is_ok() && !self.device.actor.in_scope(rules.scope, &scope)
-    }
-
-    /// Walks from the present state down to the change's base. Also finds the operation itself, where this is a retry.
-    fn lineage(&self, ready: &Ready, current: Option<&Stored>) -> store::Result<Walk> {
-        let Ready { table, change, op, .. } = ready;
-        let mut lineage = Lineage::default();
-        let mut own: Option<Sent> = None;
-        // Where the device's memory or a content stands in for the base, an earlier try may lie below what matches it now.
-        let to_the_end = !op.named
-            && match change.base {
-                Base::Absent => matches!(self.frame.position, Position::Remembered { .. }),
-                Base::Hash(_) | Base::Data(_) => true,
-                Base::Nothing | Base::Version(_) => false,
-            };
-        let mut next = current.cloned();
-        let mut seen = 0;
-        while let Some(stored) = next {
-            seen += 1;
-            if stored.version.own && stored.op == op.id {
-                return Ok(Walk::Repeat(Box::new(stored)));
-            }
-            if own.is_none() && stored.version.own {
-                own = Some(sent_of(&stored));
-            }
-            let previous = stored.previous;
-            if lineage.base.is_none() && !lineage.gap {
-                // What a record was while it belonged to others is nobody else's base: a patch over it would show it.
-                let hidden = !self.device.actor.in_scope(table.rules.scope, &stored.version.scope);
-                match decide::reach(&change.base, self.frame.position, &stored.version) {
-                    Reach::Base if hidden && matches!(change.base, Base::Hash(_) | Base::Data(_)) => lineage.above.push(stored.version),
-                    Reach::Base if hidden => lineage.gap = true,
-                    Reach::Above => lineage.above.push(stored.version),
-                    Reach::Base => lineage.base = Some(stored.version),
-                    Reach::Below => lineage.gap = true,
-                }
-            }
-            if (lineage.base.is_some() || lineage.gap) && !to_the_end {
-                break;
-            }
-            next = match previous {
-                Some(seq) if seen < limits::LINEAGE_VERSIONS => {
-                    let older = records::at(self.db, seq, Some(self.device.no))?;
-                    lineage.gap |= older.is_none() && lineage.base.is_none();
-                    older
-                }
-                Some(_) => {
-                    lineage.gap |= lineage.base.is_none();
-                    None
-                }
-                None => {
-                    lineage.gap |= lineage.base.is_none() && matches!(change.base, Base::Version(_) | Base::Hash(_));
-                    None
-                }
-            };
-        }
-        Ok(Walk::Lineage(lineage, own))
-    }
-
-    /// What this device last sent for the record: its newest row, or an answer that left none.
-    fn last_sent(&self, ready: &Ready, own: Option<Sent>) -> store::Result<Option<Sent>> {
-        let receipt = receipts::last_sent(self.db, self.device.no, ready.table.no, ready.change.id.as_str())?;
-        Ok(match (own, receipt) {
-            (Some(row), Some(receipt)) => Some(if receipt.seq >= row.seq { receipt } else { row }),
-            (row, receipt) => row.or(receipt),
-        })
     }
 
     fn feed(&mut self, table: &Table, scope: &str) -> store::Result<FeedNo> {
@@ -232,7 +170,7 @@ impl Job<'_> {
         }
         let written = self.write(ready, current, &write, feed, None)?;
         // What was sent is what is stored, unless others' fields came in or the server filled something in.
-        let differs = status == "merged" || write.filled || matches!(ready.change.edit, Edit::Patch(_));
+        let differs = status == "merged" || write.filled || write.sent.is_some() || matches!(ready.change.edit, Edit::Patch(_));
         let data = differs.then(|| Shown {
             version: written.version,
             updated_at: ready.change.updated_at.unwrap_or(self.frame.now),
@@ -295,14 +233,18 @@ impl Job<'_> {
             return Ok(None);
         };
         let other = records::head(self.db, ready.table.no, &holder, Some(self.device.no))?;
+        let fields: Vec<String> = ready.table.rules.unique.iter().map(|name| path::step(name)).collect();
         let conflict = Conflict {
             winner: Winner::Server,
-            fields: ready.table.rules.unique.clone(),
+            winners: vec![Winner::Server; fields.len()],
+            fields,
             why: Why::Unique,
+            detail: None,
+            rule: Rule::ServerWins,
             write: None,
-            suggest: Winner::Server,
+            suggestion: Suggestion::server(Because::Unique),
             base: None,
-            client: Some(write.content.clone()),
+            client: Some(write.sent.as_ref().unwrap_or(&write.content).clone()),
         };
         self.conflict(ready, current, conflict, other.map(|other| (holder, other))).map(Some)
     }
@@ -337,7 +279,7 @@ impl Job<'_> {
         let mut version = current.map_or(0, |stored| stored.version.version);
         if let Some(write) = &conflict.write {
             let feed = self.feed(table, &write.scope)?;
-            version = self.write(ready, current, write, feed, Some(table.rules.rule.word()))?.version;
+            version = self.write(ready, current, write, feed, Some(conflict.rule.word()))?.version;
         }
         let server = holder.as_ref().map(|(_, other)| other).or(current);
         let feed = match server {
@@ -355,24 +297,30 @@ impl Job<'_> {
             role: self.device.actor.role.word().into(),
             op: op.id,
             op_id: change.op_id.clone(),
-            rule: table.rules.rule.word().into(),
+            rule: conflict.rule.word().into(),
             winner: conflict.winner.word().into(),
             why: conflict.why.word().into(),
-            suggest: if conflict.suggest == Winner::Client { "use_client" } else { "use_server" }.into(),
+            detail: conflict.detail,
+            suggest: conflict.suggestion.resolution.word().into(),
+            because: Some(conflict.suggestion.because.word().into()),
+            merged: conflict.suggestion.merged.map(Content::into_text),
             fields: serde_json::to_string(&conflict.fields).unwrap_or_default(),
+            winners: Some(words(&conflict.winners)),
             status: if conflict.winner == Winner::None { "open" } else { "resolved" }.into(),
-            base: conflict.base.map(|base| base.into_text()),
+            base: conflict.base.map(Content::into_text),
             server: server.map(|stored| stored.version.content.text().to_owned()),
             server_id: holder.as_ref().map(|(id, _)| id.clone()),
             server_version: server.map_or(0, |stored| stored.version.version),
             server_deleted: server.is_some_and(|stored| stored.version.deleted),
             server_updated_at: server.map_or(0, |stored| stored.version.updated_at),
-            client: conflict.client.map(|content| content.into_text()),
+            client: conflict.client.map(Content::into_text),
             updated_at,
             edited_at: clock::correct(change.updated_at, self.frame.offset, self.frame.now),
             version,
             seq: self.ledger.head(),
             created_at: self.frame.now,
+            server_author: None,
+            resolved: None,
         };
         let joined = match conflict.winner {
             Winner::None => conflicts::open_of(self.db, table.no, change.id.as_str(), self.device.no)?,
@@ -380,11 +328,12 @@ impl Job<'_> {
         };
         match joined {
             Some(first) => {
+                together(&mut row, &first);
                 conflicts::join(self.db, &first.id, &row)?;
                 (row.id, row.base) = (first.id, first.base);
             }
             None => {
-                conflicts::write(self.db, &row)?;
+                conflicts::write(self.db, &row, server.map(|stored| stored.version.seq))?;
                 self.ledger.add(feed, Delta { conflicts: 1, ..Delta::default() });
             }
         }
@@ -432,89 +381,32 @@ impl Job<'_> {
         let receipt = Receipt { device, op, table, id, outcome, conflict, rejection, sent, updated_at, version, clean, seq, received_at };
         Ok(receipts::write(self.db, &receipt)?)
     }
-
-    /// The first status; the record as it is now, as far as the device may see it now.
-    fn repeat(&mut self, ready: &Ready, receipt: &receipts::Stored) -> store::Result<Verdict> {
-        if let Some((code, detail)) = &receipt.rejection {
-            return Ok(Verdict::Rejected { code: code_of(code), detail: detail.clone() });
-        }
-        let conflict = match &receipt.conflict {
-            Some(id) => conflicts::find(self.db, id)?,
-            None => None,
-        };
-        let status = match receipt.outcome.as_str() {
-            "noop" => "noop",
-            "merged" => "merged",
-            _ => "applied",
-        };
-        self.as_it_is_now(ready, status, conflict)
-    }
-
-    fn repeat_row(&mut self, ready: &Ready, row: &Stored) -> store::Result<Verdict> {
-        if row.body != ready.op.body {
-            return Ok(reused());
-        }
-        let conflict = conflicts::of_op(self.db, self.device.no, ready.op.id)?;
-        self.as_it_is_now(ready, if row.fidelity == 0 { "merged" } else { "applied" }, conflict)
-    }
-
-    fn as_it_is_now(&mut self, ready: &Ready, status: &'static str, conflict: Option<conflicts::Conflict>) -> store::Result<Verdict> {
-        let rules = &ready.table.rules;
-        let current = records::head(self.db, ready.table.no, ready.change.id.as_str(), Some(self.device.no))?;
-        let seen = current
-            .as_ref()
-            .filter(|stored| self.device.actor.may_read(rules) && self.device.actor.in_scope(rules.scope, &stored.version.scope));
-        if let Some(mut conflict) = conflict {
-            // A conflict that later changes joined is the answer to each of them, under its own name.
-            (conflict.op, conflict.op_id) = (ready.op.id, ready.change.op_id.clone());
-            // What the server had is shown again only where the device may see that record now, and never what it was
-            // while it belonged to others.
-            let visible = conflict.why != Why::LeftView.word()
-                && self.device.actor.may_read(rules)
-                && match &conflict.server_id {
-                    Some(holder) => records::head(self.db, ready.table.no, holder, None)?
-                        .is_some_and(|stored| self.device.actor.in_scope(rules.scope, &stored.version.scope)),
-                    None => seen.is_some(),
-                };
-            conflict.version = seen.map_or(conflict.version, |stored| stored.version.version);
-            return Ok(Verdict::Conflict { conflict: Box::new(conflict), visible, recorded: true });
-        }
-        let same = |stored: &Stored| match &ready.change.edit {
-            Edit::Whole(content) => !stored.version.deleted && *content == stored.version.content,
-            Edit::Patch(_) => false,
-            Edit::Delete => stored.version.deleted,
-        };
-        let data = seen.filter(|stored| !same(stored)).map(Shown::of);
-        Ok(Verdict::Applied { status, version: seen.map(|stored| stored.version.version), data, op: ready.op.id })
-    }
-}
-
-#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and lives for one decision")]
-enum Walk {
-    Repeat(Box<Stored>),
-    Lineage(Lineage, Option<Sent>),
-}
-
-fn sent_of(stored: &Stored) -> Sent {
-    let sent = stored.sent.clone().map(Content::trusted);
-    Sent {
-        content: (!stored.version.deleted).then(|| sent.unwrap_or_else(|| stored.version.content.clone())),
-        updated_at: stored.version.updated_at,
-        version: stored.version.version,
-        seq: stored.version.seq,
-        clean: stored.version.clean,
-    }
-}
-
-fn reused() -> Verdict {
-    Verdict::Rejected { code: Code::OpIdReused, detail: "This op_id was used for another operation.".into() }
-}
-
-fn code_of(word: &str) -> Code {
-    Code::ALL.iter().copied().find(|code| code.word() == word).unwrap_or(Code::InvalidRecord)
 }
 
 /// A UUIDv7's time. The counter is random, so ids of one moment do not tell their order; nothing asks for it.
 fn timestamp(now: clock::Micros) -> uuid::Timestamp {
     uuid::Timestamp::from_unix(uuid::NoContext, (now / 1_000_000) as u64, (now % 1_000_000 * 1_000) as u32)
+}
+
+/// Who won each field, as a JSON array.
+fn words(winners: &[Winner]) -> String {
+    let words: Vec<&str> = winners.iter().map(|winner| winner.word()).collect();
+    serde_json::to_string(&words).unwrap_or_default()
+}
+
+/// What was in conflict before stays so when a later change joins.
+fn together(later: &mut conflicts::Conflict, first: &conflicts::Conflict) {
+    let list = |text: Option<&str>| serde_json::from_str::<Vec<String>>(text.unwrap_or_default()).unwrap_or_default();
+    let (mut fields, mut winners) = (list(Some(&later.fields)), list(later.winners.as_deref()));
+    for (field, winner) in list(Some(&first.fields)).into_iter().zip(list(first.winners.as_deref())) {
+        if !fields.contains(&field) {
+            fields.push(field);
+            winners.push(winner);
+        }
+    }
+    if fields.iter().any(|field| field == path::WHOLE) {
+        (fields, winners) = (vec![path::WHOLE.into()], vec![Winner::None.word().into()]);
+    }
+    later.fields = serde_json::to_string(&fields).unwrap_or_default();
+    later.winners = serde_json::to_string(&winners).ok();
 }

@@ -41,6 +41,8 @@ pub(super) fn write(items: &[Item], verdicts: &[Verdict], time: Micros, head: &C
                 separate(&mut conflicts);
                 write_conflict(&mut conflicts, &item.table, conflict, *visible, *recorded && refused.is_none());
             }
+            // No answer is written before all is decided.
+            Verdict::Asks(_) | Verdict::Waits => {}
             Verdict::Rejected { code, detail } => {
                 separate(&mut rejected);
                 let out = &mut rejected;
@@ -105,15 +107,18 @@ fn write_conflict(out: &mut Vec<u8>, table: &str, conflict: &Conflict, visible: 
         Some(op_id) => answer::string(out, op_id),
         None => answer::string(out, &conflict.op.to_string()),
     }
-    for (name, text) in [
-        ("table", table),
-        ("record_id", &conflict.record),
-        ("rule", &conflict.rule),
-        ("winner", &conflict.winner),
-        ("reason", &conflict.why),
-        ("status", &conflict.status),
-        ("suggested_resolution", &conflict.suggest),
-    ] {
+    let texts = [
+        ("table", Some(table)),
+        ("record_id", Some(&*conflict.record)),
+        ("rule", Some(&conflict.rule)),
+        ("winner", Some(&conflict.winner)),
+        ("reason", Some(&conflict.why)),
+        ("detail", conflict.detail.as_deref()),
+        ("status", Some(&conflict.status)),
+        ("suggested_resolution", Some(&conflict.suggest)),
+        ("suggested_because", conflict.because.as_deref()),
+    ];
+    for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text?))) {
         out.push(b',');
         answer::string(out, name);
         out.push(b':');
@@ -121,6 +126,8 @@ fn write_conflict(out: &mut Vec<u8>, table: &str, conflict: &Conflict, visible: 
     }
     out.extend_from_slice(b",\"fields\":");
     out.extend_from_slice(conflict.fields.as_bytes());
+    out.extend_from_slice(b",\"winners\":");
+    out.extend_from_slice(conflict.winners.as_deref().unwrap_or("[]").as_bytes());
     let id = conflict.record.as_bytes();
     out.extend_from_slice(b",\"client_data\":");
     // The version in the client's side is the one that the decision was taken over, unless the device may not know it.
