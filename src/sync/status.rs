@@ -56,6 +56,8 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
         .map(|table| {
             let rules = &table.rules;
             let mut entry = serde_json::to_value(rules).unwrap_or_default();
+            // What they say is the office's own business.
+            (entry["schema"], entry["script"]) = (json!(rules.schema.is_some()), json!(rules.script.is_some()));
             entry["writable"] = json!(actor.may_write(rules));
             if let Some(field) = rules.scope_field() {
                 entry["scope_field"] = json!(field);
