@@ -348,6 +348,7 @@ pub enum Refusal {
 
 /// What becomes of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it lives for one change")]
 pub enum Decision {
     /// The record is so already; with the whole record that was asked for (`None`: a delete).
     Noop(Option<Content>),

@@ -13,10 +13,12 @@ rule = "manager_wins"
 rule = "latest_wins"
 [tables.prices]
 rule = "server_wins"
+granularity = "record"
 [tables.drafts]
 rule = "client_wins"
 [tables.cases]
 rule = "manual"
+granularity = "record"
 [tables.people]
 rule = "latest_wins"
 scope = "store"

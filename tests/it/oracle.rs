@@ -3,7 +3,7 @@
 //! What stands here was written after the protocol and shares nothing with `domain::decide`: whole records, no merge functions,
 //! one feed. Every answer (status, winner, reason, fields, version) and every stored record has to be the same.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use backroom::domain::cursor::Cursor;
 use backroom::domain::record::Hash;
@@ -97,6 +97,8 @@ struct Position {
 struct Oracle {
     rows: HashMap<(usize, usize), Vec<Row>>,
     said: HashMap<(usize, (usize, usize)), Said>,
+    /// What a device has waiting on a record: the fields, and whether that could not be measured.
+    waiting: HashMap<(usize, (usize, usize)), (Vec<String>, bool)>,
     head: i64,
     managers: HashSet<usize>,
 }
@@ -209,7 +211,8 @@ impl Oracle {
 
         if deletes && gap {
             self.say(device, change, asked, now, false);
-            return conflict("none", "gap", whole(), current.version);
+            let fields = self.wait(device, change.key, whole(), None);
+            return conflict("none", "gap", fields, current.version);
         }
         let late = newer.as_ref().is_some_and(|said| !change.named && change.when.is_some_and(|when| when < said.when));
         if late && !(deletes && same) {
@@ -237,6 +240,9 @@ impl Oracle {
                 self.put(device, change, fields, deletes, true);
             }
             self.say(device, change, asked, now, winner == "client");
+            if winner == "none" {
+                self.waiting.insert((device, change.key), (whole(), false));
+            }
             return conflict(winner, "rule", whole(), current.version + i64::from(winner == "client"));
         }
 
@@ -266,19 +272,39 @@ impl Oracle {
             return plain(if clean { "applied" } else { "merged" }, Some(current.version + 1));
         }
         let strength = |row: &&Row| (if rule == "manager_wins" { self.rank(row.device) } else { 0 }, row.edited);
-        let rival = above.iter().filter(|row| row.device != device).max_by_key(strength).unwrap_or(&current);
+        let rival = above.iter().filter(|row| exact || row.device != device).max_by_key(strength).unwrap_or(&current);
         let winner = self.winner(rule, mine, (rival.edited, self.rank(rival.device)));
         if winner == "client" {
             for name in &clashes {
                 set(&mut result, name, to.get(name));
             }
+        }
+        // What is in conflict stays as it is; what is not is taken all the same.
+        let written = result != current.fields;
+        let fields = if winner == "none" { self.wait(device, change.key, clashes, Some((&to, &result))) } else { clashes };
+        if written {
             let clean = result == to;
             self.put(device, change, result, false, clean);
             self.say(device, change, asked, now, clean);
         } else {
             self.say(device, change, asked, now, false);
         }
-        conflict(winner, "rule", clashes, current.version + i64::from(winner == "client"))
+        conflict(winner, "rule", fields, current.version + i64::from(written))
+    }
+
+    /// A change that waits joins what its device has waiting on the record: what was in conflict stays so, unless both sides
+    /// say the same there by now. `None`: the change waits as a whole, since it could not be measured.
+    fn wait(&mut self, device: usize, key: (usize, usize), fields: Vec<String>, sides: Option<(&Fields, &Fields)>) -> Vec<String> {
+        let before = self.waiting.get(&(device, key)).cloned().unwrap_or_default();
+        let mut all: BTreeSet<String> = fields.into_iter().collect();
+        all.extend(before.0.into_iter().filter(|name| match (name.as_str(), sides) {
+            ("*", _) => before.1,
+            (name, Some((to, result))) => to.get(name) != result.get(name),
+            (_, None) => false,
+        }));
+        let all: Vec<String> = if all.contains("*") { vec!["*".into()] } else { all.into_iter().collect() };
+        self.waiting.insert((device, key), (all.clone(), sides.is_none()));
+        all
     }
 
     fn say(&mut self, device: usize, change: &Change, fields: Option<Fields>, now: i64, clean: bool) {

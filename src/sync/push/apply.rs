@@ -8,9 +8,10 @@ use crate::domain::clock;
 use crate::domain::decide::{self, Because, Conflict, Decision, Given, Refusal, Suggestion, Why, Winner, Write};
 use crate::domain::ids::StoreId;
 use crate::domain::limits;
+use crate::domain::merge;
 use crate::domain::path;
 use crate::domain::record::{Content, Hash, unquote};
-use crate::domain::rules::Rule;
+use crate::domain::rules::{Rule, TableRules};
 use crate::protocol::problem::Code;
 use crate::store::accounts::Device;
 use crate::store::ledger::Ledger;
@@ -322,13 +323,15 @@ impl Job<'_> {
             server_author: None,
             resolved: None,
         };
+        // The record as it is after this change.
+        let now = conflict.write.as_ref().map(|write| write.content.text().to_owned()).or_else(|| row.server.clone());
         let joined = match conflict.winner {
             Winner::None => conflicts::open_of(self.db, table.no, change.id.as_str(), self.device.no)?,
             _ => None,
         };
         match joined {
             Some(first) => {
-                together(&mut row, &first);
+                together(&table.rules, &mut row, &first, now.as_deref());
                 conflicts::join(self.db, &first.id, &row)?;
                 (row.id, row.base) = (first.id, first.base);
             }
@@ -394,19 +397,24 @@ fn words(winners: &[Winner]) -> String {
     serde_json::to_string(&words).unwrap_or_default()
 }
 
-/// What was in conflict before stays so when a later change joins.
-fn together(later: &mut conflicts::Conflict, first: &conflicts::Conflict) {
+/// What was in conflict before stays so when a later change joins, unless that says there what the server says.
+fn together(rules: &TableRules, later: &mut conflicts::Conflict, first: &conflicts::Conflict, server: Option<&str>) {
     let list = |text: Option<&str>| serde_json::from_str::<Vec<String>>(text.unwrap_or_default()).unwrap_or_default();
-    let (mut fields, mut winners) = (list(Some(&later.fields)), list(later.winners.as_deref()));
+    let mut fields: Vec<(String, String)> = list(Some(&later.fields)).into_iter().zip(list(later.winners.as_deref())).collect();
+    let sides = [later.client.as_deref(), server].map(|side| Content::trusted(side.unwrap_or("{}").into()));
     for (field, winner) in list(Some(&first.fields)).into_iter().zip(list(first.winners.as_deref())) {
-        if !fields.contains(&field) {
-            fields.push(field);
-            winners.push(winner);
+        let [client, server] = sides.each_ref().map(|side| merge::at(rules, side, &field));
+        // A whole that waits for a rule's word is what the later change says; one that could not be measured stays a whole.
+        let differs = if field == path::WHOLE { first.why != Why::Rule.word() } else { client != server };
+        if differs && !fields.iter().any(|(other, _)| *other == field) {
+            fields.push((field, winner));
         }
     }
-    if fields.iter().any(|field| field == path::WHOLE) {
-        (fields, winners) = (vec![path::WHOLE.into()], vec![Winner::None.word().into()]);
+    if fields.iter().any(|(field, _)| field == path::WHOLE) {
+        fields = vec![(path::WHOLE.into(), Winner::None.word().into())];
     }
+    fields.sort();
+    let (fields, winners): (Vec<String>, Vec<String>) = fields.into_iter().unzip();
     later.fields = serde_json::to_string(&fields).unwrap_or_default();
     later.winners = serde_json::to_string(&winners).ok();
 }
