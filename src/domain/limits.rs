@@ -1,5 +1,7 @@
 //! Every bound of the protocol, each with its reason. Configuration may lower them, never raise them.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 /// Bytes of one request body after decompression. A phone that was offline for a week fits; a zip bomb does not.
@@ -30,6 +32,8 @@ pub const REJECTED_BODY_BYTES: usize = 64 << 10;
 pub const REJECTED_PER_DEVICE: usize = 1_000;
 /// Versions that one decision walks back for its base. Beyond it the base counts as unknown.
 pub const LINEAGE_VERSIONS: usize = 10_000;
+/// How long a verify may read. Longer, and a reader is missing where pulls wait for one.
+pub const VERIFY: Duration = Duration::from_secs(5);
 /// Characters of names and labels that people or devices give (device name, platform, app version).
 pub const LABEL_CHARS: usize = 200;
 /// Characters of a password, so that hashing stays bounded.

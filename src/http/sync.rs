@@ -1,4 +1,4 @@
-//! Push, pull, status and cleanup.
+//! Push, pull, delta, verify, status and cleanup.
 
 use bytes::Buf;
 use futures_util::Stream;
@@ -7,18 +7,30 @@ use warp::Filter;
 
 use crate::protocol::account::CleanupRequest;
 use crate::protocol::problem::{Code, Problem};
-use crate::sync::{pull, push, retention, status};
+use crate::sync::{delta, pull, push, retention, status, verify};
 
 use super::answer::Handled;
 use super::caller::{self, Call, call};
 use super::{Routes, Shared, answer, body, with};
 
-/// `POST /sync/push`, `POST /sync/pull`, `GET /sync/status`, `POST /sync/cleanup`.
+/// `POST /sync/push`, `POST /sync/pull`, `POST /sync/delta`, `POST /sync/verify`, `GET /sync/status`, `POST /sync/cleanup`.
 pub(super) fn routes(app: &Shared) -> Routes {
     let push =
         warp::path!("api" / "v1" / "sync" / "push").and(warp::post()).and(with(app)).and(call()).and(warp::body::stream()).then(post_push);
     let pull =
         warp::path!("api" / "v1" / "sync" / "pull").and(warp::post()).and(with(app)).and(call()).and(warp::body::stream()).then(post_pull);
+    let delta = warp::path!("api" / "v1" / "sync" / "delta")
+        .and(warp::post())
+        .and(with(app))
+        .and(call())
+        .and(warp::body::stream())
+        .then(post_delta);
+    let verify = warp::path!("api" / "v1" / "sync" / "verify")
+        .and(warp::post())
+        .and(with(app))
+        .and(call())
+        .and(warp::body::stream())
+        .then(post_verify);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let status = warp::path!("api" / "v1" / "sync" / "status").and(warp::get()).and(with(app)).and(call()).and(query).then(get_status);
     let cleanup = warp::path!("api" / "v1" / "sync" / "cleanup")
@@ -27,7 +39,7 @@ pub(super) fn routes(app: &Shared) -> Routes {
         .and(call())
         .and(warp::body::stream())
         .then(post_cleanup);
-    pull.or(push).unify().or(status).unify().or(cleanup).unify().map(answer::settle).boxed()
+    pull.or(push).unify().or(delta).unify().or(verify).unify().or(status).unify().or(cleanup).unify().map(answer::settle).boxed()
 }
 
 async fn post_push(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
@@ -46,6 +58,18 @@ async fn post_pull(app: Shared, call: Call, headers: HeaderMap, stream: impl Str
     let device = caller::device(&app, &call, &headers)?;
     let body = body::read(&headers, stream, app.limits.body_bytes).await?;
     Ok(answer::text(pull::pull(&app, &device, body).await))
+}
+
+async fn post_delta(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let actor = caller::anyone(&app, &call, &headers)?;
+    let body = body::read(&headers, stream, app.limits.body_bytes).await?;
+    Ok(answer::text(delta::delta(&app, &actor, body).await))
+}
+
+async fn post_verify(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
+    let device = caller::device(&app, &call, &headers)?;
+    let body = body::read(&headers, stream, app.limits.body_bytes).await?;
+    Ok(answer::text(verify::verify(&app, &device, body).await))
 }
 
 async fn get_status(app: Shared, call: Call, headers: HeaderMap, query: String) -> Handled {

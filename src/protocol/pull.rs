@@ -29,7 +29,7 @@ pub struct PullRequest {
 }
 
 /// A bounded list of names: a body holds millions of them, and no office has so many tables.
-fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     struct Names;
     impl<'de> Visitor<'de> for Names {
         type Value = Option<Vec<String>>;

@@ -15,6 +15,7 @@ pub mod rejections;
 pub mod retention;
 pub mod unique;
 pub mod users;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};

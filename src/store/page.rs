@@ -124,6 +124,16 @@ fn record_row<'a>(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<RecordRow<'a>>
     })
 }
 
+/// One record by its place.
+pub fn record(db: &Connection, seq: Seq, take: impl FnOnce(RecordRow<'_>)) -> Result<()> {
+    let mut query = db.prepare_cached(RECORD)?;
+    let mut rows = query.query([seq])?;
+    if let Some(row) = rows.next()? {
+        take(record_row(row)?);
+    }
+    Ok(())
+}
+
 /// Walks several feeds together in seq order up to and including `upto`, lazily, until the callback has enough.
 pub fn page(
     db: &Connection,

@@ -166,6 +166,20 @@ pub fn any_version(db: &Connection, table: TableNo, id: &str, wanted: impl Fn(&s
     Ok(false)
 }
 
+/// A version of a record by its number, looked for from the version at `newest` on down.
+pub fn version(db: &Connection, newest: Seq, version: i64) -> Result<Option<Stored>> {
+    let mut query = db.prepare_cached(
+        "WITH RECURSIVE versions (seq, version, previous) AS (
+           SELECT seq, version, previous FROM changes WHERE seq = ?1
+           UNION ALL
+           SELECT c.seq, c.version, c.previous FROM versions v CROSS JOIN changes c ON c.seq = v.previous
+           WHERE v.version > ?2 LIMIT ?3)
+         SELECT seq FROM versions WHERE version = ?2",
+    )?;
+    let found: Option<Seq> = query.query_row((newest, version, limits::LINEAGE_VERSIONS as i64), |row| row.get(0)).optional()?;
+    found.map_or(Ok(None), |seq| at(db, seq, None))
+}
+
 /// A version to be written.
 #[derive(Debug)]
 pub struct New<'a> {

@@ -90,7 +90,7 @@ fn receipts(db: &Connection, bounds: &Bounds, limit: usize, sweep: &mut Sweep) -
     let found: Vec<(Seq, i64, [u8; 16], bool)> = db
         .prepare_cached(
             "SELECT r.seq, r.device, r.op, r.received_at < ?5 AND
-                    (d.revoked_at IS NOT NULL OR (d.cursor >= r.seq AND d.pulled_at > r.received_at) OR r.seq <= ?6)
+                    (d.revoked_at IS NOT NULL OR (d.cursor >= r.seq AND ifnull(d.pulled_at > r.received_at, 0)) OR r.seq <= ?6)
              FROM receipts r INDEXED BY receipts_by_seq JOIN devices d ON d.no = r.device
              WHERE (r.seq, r.device, r.op) > (?1, ?2, ?3) AND r.seq <= ?4 ORDER BY r.seq, r.device, r.op LIMIT ?7",
         )?

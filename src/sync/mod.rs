@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod answer;
+pub mod delta;
 pub mod devices;
 pub mod office;
 pub mod pull;
@@ -9,6 +10,7 @@ pub mod push;
 pub mod records;
 pub mod retention;
 pub mod status;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -72,6 +74,8 @@ pub struct App {
     pub throttle: Throttle,
     /// At most two password hashes at once: each takes 19 MiB and a core.
     pub hashing: tokio::sync::Semaphore,
+    /// One verify at a time: it holds a reader for as long as its view is large, and pulls need the others.
+    pub verifying: tokio::sync::Semaphore,
     space: Mutex<(Option<Instant>, bool)>,
     directory: PathBuf,
 }
@@ -94,6 +98,7 @@ impl App {
             sessions: Sessions::default(),
             throttle: Throttle::default(),
             hashing: tokio::sync::Semaphore::new(2),
+            verifying: tokio::sync::Semaphore::new(1),
             space: Mutex::new((None, false)),
             directory,
         }

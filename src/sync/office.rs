@@ -44,15 +44,22 @@ impl Table {
         value.unwrap_or_default()
     }
 
+    /// The scope values of this table in an actor's view; `None`: all of them.
+    pub fn scopes<'a>(&self, actor: &'a Actor) -> Option<Vec<&'a str>> {
+        match self.rules.scope {
+            _ if !actor.may_read(&self.rules) => Some(Vec::new()),
+            Scope::Office => Some(vec![""]),
+            _ if actor.role.sees_all() => None,
+            Scope::Store => Some(actor.stores.iter().map(StoreId::as_str).collect()),
+            Scope::User => Some(vec![actor.user.as_str()]),
+        }
+    }
+
     /// The feeds of this table in an actor's view.
     pub fn feeds(&self, actor: &Actor, state: &State) -> Vec<FeedNo> {
-        let one = |scope: &str| state.feed(self.no, scope).map(|(no, _)| no);
-        match self.rules.scope {
-            _ if !actor.may_read(&self.rules) => Vec::new(),
-            Scope::Office => one("").into_iter().collect(),
-            _ if actor.role.sees_all() => state.feeds_of(self.no).map(|(no, _)| no).collect(),
-            Scope::Store => actor.stores.iter().filter_map(|store| one(store.as_str())).collect(),
-            Scope::User => one(actor.user.as_str()).into_iter().collect(),
+        match self.scopes(actor) {
+            None => state.feeds_of(self.no).map(|(no, _)| no).collect(),
+            Some(scopes) => scopes.into_iter().filter_map(|scope| Some(state.feed(self.no, scope)?.0)).collect(),
         }
     }
 }

@@ -64,13 +64,14 @@ pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8
         protocol::object(&body).map_err(|e| Error::Problem(Code::InvalidRequest, format!("The body is not a pull: {e}.")))?;
     super::devices::same_device(device, request.device_id.as_deref())?;
     let office = app.office();
-    let tables = selection(&office, device, request.tables.as_deref())?;
+    let names: Option<Vec<&str>> = request.tables.as_ref().map(|names| names.iter().map(String::as_str).collect());
+    let tables = selection(&office, device, names.as_deref())?;
     let limit = match request.limit {
         None => limits::PAGE_DEFAULT,
         Some(limit) if limit > 0 => usize::try_from(limit).unwrap_or(usize::MAX).min(app.limits.page_records),
         Some(_) => return problem(Code::InvalidRequest, "limit is a whole number from 1 on."),
     };
-    let selected = fingerprint(request.tables.as_deref());
+    let selected = fingerprint(names.as_deref());
     let now = app.store.clock.now();
     let skew = match &request.timestamp {
         Some(text) => clock::parse(text).map(|at| at - now),
@@ -142,7 +143,7 @@ pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8
 }
 
 /// The tables of a pull, each readable.
-fn selection(office: &Office, device: &Device, names: Option<&[String]>) -> Result<Vec<Arc<Table>>> {
+pub(super) fn selection(office: &Office, device: &Device, names: Option<&[&str]>) -> Result<Vec<Arc<Table>>> {
     let Some(names) = names else {
         return Ok(office.tables().filter(|table| device.actor.may_read(&table.rules)).cloned().collect());
     };
@@ -162,9 +163,9 @@ fn selection(office: &Office, device: &Device, names: Option<&[String]>) -> Resu
 }
 
 /// Which tables were asked for, whatever their order; 0 for all.
-fn fingerprint(names: Option<&[String]>) -> u64 {
+pub(super) fn fingerprint(names: Option<&[&str]>) -> u64 {
     let Some(names) = names else { return 0 };
-    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut names = names.to_vec();
     names.sort_unstable();
     names.dedup();
     let hash = Hash::of(names.join(",").as_bytes());

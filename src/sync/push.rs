@@ -251,7 +251,7 @@ impl Round {
 const ASIDE: usize = 64 << 10;
 
 /// Runs work in place, and lets the runtime move other tasks away first where it is long.
-fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+pub(super) fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let threads = tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
     if threads && bytes > ASIDE { tokio::task::block_in_place(work) } else { work() }
 }

@@ -15,11 +15,11 @@ use super::{App, Result, answer, problem};
 /// The newest versions that a page of history walks over without showing any: those of feeds that the actor never saw.
 const HIDDEN_STEPS: usize = limits::LINEAGE_VERSIONS;
 
-fn absent<T>() -> Result<T> {
+pub(super) fn absent<T>() -> Result<T> {
     problem(Code::NotFound, "There is no such record.")
 }
 
-fn table(app: &App, actor: &Actor, name: &str) -> Result<std::sync::Arc<super::office::Table>> {
+pub(super) fn table(app: &App, actor: &Actor, name: &str) -> Result<std::sync::Arc<super::office::Table>> {
     let office = app.office();
     let Some(table) = office.table(name) else {
         return problem(Code::UnknownTable, format!("The rules name no table {:?}.", name.chars().take(80).collect::<String>()));
@@ -98,7 +98,7 @@ pub async fn history(
     Ok((shown.collect(), next))
 }
 
-fn sees(actor: &Actor, scope: Scope, stored: &records::Stored) -> bool {
+pub(super) fn sees(actor: &Actor, scope: Scope, stored: &records::Stored) -> bool {
     actor.in_scope(scope, &stored.version.scope)
 }
 

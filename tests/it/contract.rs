@@ -186,6 +186,17 @@ async fn good_days(tour: &Tour, office: &Appliance, admin: &Device, till: &Devic
     let waits = tour.push(till, edit("s1", "2020-01-02T00:00:00Z", "till again")).await.ok();
     assert_eq!((&waits["conflicts"][0]["reason"], &waits["conflicts"][0]["server_data"]), (&json!("left_view"), &Value::Null), "{waits}");
 
+    let mine = json!({ "table": "submissions", "id": "s2", "version": 1, "fields": { "a": 3, "b": null } });
+    assert_eq!(tour.call(till, "delta", "/api/v1/sync/delta", Some(mine)).await.ok()["deleted"], true);
+    tour.call(till, "delta", "/api/v1/sync/delta", Some(json!({ "table": "forms", "id": "f1", "version": null, "fields": null })))
+        .await
+        .ok();
+    let held = json!({ "count": 0, "hash": "0".repeat(32) });
+    let verify = json!({ "device_id": till.id, "cursor": left["cursor"], "tables": { "submissions": held, "forms": null }, "buckets": ["forms"],
+                         "records": { "forms": [0, 255] } });
+    let verified = tour.call(till, "verify", "/api/v1/sync/verify", Some(verify)).await.ok();
+    assert_eq!((&verified["current"], &verified["tables"]["submissions"]["matches"]), (&json!(true), &json!(true)), "{verified}");
+
     tour.call(till, "status", "/api/v1/sync/status", None).await.ok();
     tour.call(admin, "status", &format!("/api/v1/sync/status?device_id={}", till.id), None).await.ok();
     let first = tour.call(admin, "listDevices", "/api/v1/sync/devices?limit=1", None).await.ok();
@@ -271,6 +282,19 @@ async fn refusals_of_some(tour: &Tour, office: &Appliance, admin: &Device, till:
     assert_eq!((&refused.body["applied"]["submissions"][0]["id"], &refused.body["rejected"][0]["record_id"]), (&json!("s7"), &json!("f7")));
     tour.call(till, "readRecord", "/api/v1/records/submissions/s7", None).await.refused(404, "not_found");
     tour.call(till, "readHistory", "/api/v1/records/submissions/s7/history", None).await.refused(404, "not_found");
+    let delta = |table: &str, id: &str| Some(json!({ "table": table, "id": id, "version": 1, "fields": {} }));
+    tour.call(till, "delta", "/api/v1/sync/delta", delta("submissions", "s7")).await.refused(404, "not_found");
+    tour.call(till, "delta", "/api/v1/sync/delta", delta("nonsense", "s7")).await.refused(422, "unknown_table");
+    tour.call(till, "delta", "/api/v1/sync/delta", delta("submissions", "é")).await.refused(422, "invalid_record");
+    tour.call(till, "delta", "/api/v1/sync/delta", delta("payroll", "p1")).await.refused(403, "forbidden");
+    for (body, status, code) in [
+        (json!({ "tables": { "nonsense": null } }), 422, "unknown_table"),
+        (json!({ "records": { "nonsense": [] } }), 422, "unknown_table"),
+        (json!({ "buckets": ["payroll"] }), 403, "forbidden"),
+        (json!({ "cursor": "nonsense" }), 400, "invalid_cursor"),
+    ] {
+        tour.call(till, "verify", "/api/v1/sync/verify", Some(body)).await.refused(status, code);
+    }
     tour.call(till, "readRecord", "/api/v1/records/nonsense/s7", None).await.refused(422, "unknown_table");
     tour.call(till, "readHistory", "/api/v1/records/nonsense/s7/history", None).await.refused(422, "unknown_table");
     tour.call(till, "cleanup", "/api/v1/sync/cleanup", Some(json!({ "days_old": 1 }))).await.refused(403, "forbidden");
@@ -490,6 +514,11 @@ fn rights() -> Vec<Row> {
     vec![
         ("push", &[], Some(json!({})), [200, 200, 200, 200]),
         ("pull", &[], Some(json!({})), [200, 200, 200, 200]),
+        ("delta", &[], Some(json!({ "table": "forms", "id": "f1" })), [200, 200, 200, 200]),
+        ("delta", &[], Some(json!({ "table": "submissions", "id": "of-b" })), [404, 200, 200, 200]),
+        ("delta", &[], Some(json!({ "table": "payroll", "id": "p1" })), [403, 403, 200, 200]),
+        ("verify", &[], Some(json!({})), [200, 200, 200, 200]),
+        ("verify", &[], Some(json!({ "tables": { "payroll": null } })), [403, 403, 200, 200]),
         ("status", &[], None, [200, 200, 200, 200]),
         ("cleanup", &[], Some(json!({ "days_old": 3_650 })), [403, 403, 403, 200]),
         ("listDevices", &[], None, [200, 200, 200, 200]),
@@ -526,7 +555,7 @@ fn rights() -> Vec<Row> {
 /// What needs no signing in: deny by default is shown by the shortness of this list.
 const OPEN: [&str; 10] = ["login", "enroll", "setup", "openapi", "alive", "ready", "home", "setupPage", "joinPage", "file"];
 /// What only a device may do: there is no cursor and no operation of a browser.
-const DEVICES_ONLY: [&str; 2] = ["push", "pull"];
+const DEVICES_ONLY: [&str; 3] = ["push", "pull", "verify"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_is_closed_to_strangers_and_does_for_each_role_what_the_table_says() {

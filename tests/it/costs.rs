@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backroom::sqlite::writer::Outcome;
-use backroom::store::{page, records};
+use backroom::store::{page, records, verify};
 use rusqlite::StatementStatus;
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use serde_json::{Value, json};
@@ -135,7 +135,7 @@ async fn plan(office: &Appliance, sql: String) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_statement_of_a_push_and_a_pull_goes_by_an_index() {
+async fn every_statement_of_the_calls_that_devices_make_goes_by_an_index() {
     let watched = Watched::start().await;
     let office = &watched.office;
     let (anna, till, other) = (office.boss("anna").await, office.clerk("ben", "A").await, office.clerk("dora", "B").await);
@@ -175,6 +175,11 @@ async fn every_statement_of_a_push_and_a_pull_goes_by_an_index() {
         anna.pull().await;
         till.record("visits", "v1").await.ok();
         till.get("/api/v1/records/visits/v1/history").await.ok();
+        till.post("/api/v1/sync/delta", json!({ "table": "visits", "id": "v1", "version": 1, "fields": {} })).await.ok();
+        for device in [&till, &anna] {
+            let request = json!({ "cursor": device.pull().await.cursor(), "buckets": ["visits"], "records": { "visits": [0, 1, 2] } });
+            device.post("/api/v1/sync/verify", request).await.ok();
+        }
     };
     let ((), ran) = watched.watch(everything).await;
     let statements: BTreeSet<String> = ran.into_iter().map(|(sql, _)| sql).collect();
@@ -205,8 +210,9 @@ async fn every_statement_of_a_push_and_a_pull_goes_by_an_index() {
     assert_eq!(by(records::HEAD), ["SEARCH h USING PRIMARY KEY (tbl=? AND id=?)", change, feed]);
     assert_eq!(by(page::FEED_ORDER), ["SEARCH changes USING INDEX feed_order (feed=? AND seq>? AND seq<?)"]);
     assert_eq!(by(page::RECORD), ["SEARCH changes USING INTEGER PRIMARY KEY (rowid=?)"]);
+    assert_eq!(by(verify::LIVE), ["SEARCH changes USING INDEX feed_order (feed=?)"]);
     assert_eq!(by("WHERE c.named = 1 AND c.device = ?1 AND c.op = ?2"), ["SEARCH c USING INDEX operations (device=? AND op=?)", feed]);
-    assert_eq!(by("FROM evictions WHERE feed = ?1"), ["SEARCH evictions USING PRIMARY KEY (feed=? AND seq>? AND seq<?)"]);
+    assert_eq!(by("SELECT seq, id FROM evictions WHERE feed = ?1"), ["SEARCH evictions USING PRIMARY KEY (feed=? AND seq>? AND seq<?)"]);
     assert_eq!(by("FROM receipts WHERE device = ?1 AND op = ?2"), ["SEARCH receipts USING PRIMARY KEY (device=? AND op=?)"]);
     let [last_sent, _] = by("outcome IN ('noop', 'conflict')")[..] else { panic!() };
     assert_eq!(last_sent, "SEARCH receipts USING INDEX receipts_of_record (tbl=? AND id=? AND device=?)");

@@ -17,4 +17,5 @@ mod pulling;
 mod retention;
 mod smoke;
 mod strangers;
+mod verifying;
 mod visibility;

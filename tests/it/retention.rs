@@ -229,6 +229,14 @@ async fn receipts_stay_until_their_device_has_synced_after_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_from_before_the_first_change_to_a_device_that_never_pulled_is_in_nobodys_way() {
+    let o = office().await;
+    o.ben.push_one("notes", json!({ "id": "absent", "deleted": true })).await.applied("notes", "absent");
+    o.days(1);
+    assert_eq!(cleanup(&o.root, 0).await["receipts"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn closed_conflicts_go_and_open_ones_stay() {
     let o = office().await;
     for table in ["notes", "cases"] {
