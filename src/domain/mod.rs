@@ -13,3 +13,4 @@ pub mod merge;
 pub mod path;
 pub mod record;
 pub mod rules;
+pub mod schema;
