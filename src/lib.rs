@@ -8,6 +8,7 @@ pub mod protocol;
 pub mod sqlite;
 
 pub mod auth;
+pub mod script;
 pub mod store;
 
 pub mod ops;

@@ -42,6 +42,51 @@ pub const PASSWORD_CHARS: usize = 1_024;
 pub const PASSWORD_MIN_CHARS: usize = 8;
 /// Entries in one page of a list (devices, history).
 pub const LIST_ENTRIES: usize = 500;
+/// Bytes of a table's script. It is read by people, and compiled once.
+pub const SCRIPT_BYTES: usize = 64 << 10;
+/// Time of one call of a script, of the processor: a call takes microseconds, so this is a loop without an end.
+pub const SCRIPT_CALL: Duration = Duration::from_millis(5);
+/// Time of all scripts of one push, so that a push cannot hold up its neighbours however many changes it brings.
+pub const SCRIPT_PUSH: Duration = Duration::from_millis(100);
+/// Operations of one call: an end that does not depend on the machine.
+pub const SCRIPT_OPERATIONS: u64 = 1_000_000;
+/// Calls within calls in a script. With the nesting of expressions it bounds the stack.
+pub const SCRIPT_CALLS_DEEP: usize = 16;
+/// Nesting of expressions and blocks in a script.
+pub const SCRIPT_NESTING: usize = 32;
+/// Variables that one function of a script has at once.
+pub const SCRIPT_VARIABLES: usize = 256;
+/// Stack of a thread that runs scripts and checks schemas. Memory is used only as far as they reach down.
+pub const RULES_STACK_BYTES: usize = 8 << 20;
+/// Functions of one script.
+pub const SCRIPT_FUNCTIONS: usize = 256;
+/// Bytes of all texts within one value of a script. A text function runs through a text in one operation, so this bounds
+/// the time of one.
+pub const SCRIPT_TEXT_BYTES: usize = 256 << 10;
+/// Entries of all lists within one value of a script, and members of all its objects, for the same reason.
+pub const SCRIPT_ITEMS: usize = 10_000;
+/// Bytes of a table's schema.
+pub const SCHEMA_BYTES: usize = 256 << 10;
+/// Schemas within a schema, so that compiling it stays short.
+pub const SCHEMA_NODES: usize = 5_000;
+/// Schemas that apply to one and the same value, all references followed. A few references to each other could unfold to more
+/// than there is time for.
+pub const SCHEMA_WIDTH: usize = 2_000;
+/// How deep schemas that apply to the same value lie within each other: with the nesting of records it bounds the stack.
+pub const SCHEMA_CHAIN: usize = 32;
+/// Patterns of a schema. Each is a program that is compiled with it.
+pub const SCHEMA_PATTERNS: usize = 100;
+/// Bytes of one compiled pattern, which is what matching a byte of text may cost.
+pub const SCHEMA_PATTERN_BYTES: usize = 256 << 10;
+/// Bytes of what stands in a `not`.
+pub const SCHEMA_NOT_BYTES: usize = 2 << 10;
+/// Looks at a record while it is checked, of a few nanoseconds each, and as many more for every byte of it: a schema that is
+/// no puzzle needs a few for each value.
+pub const SCHEMA_FUEL: u64 = 100_000;
+/// Looks for each byte.
+pub const SCHEMA_FUEL_BYTE: u64 = 32;
+/// Characters of what a script or a schema says is wrong.
+pub const REASON_CHARS: usize = 300;
 
 /// The limits as `GET /api/v1/sync/status` reports them.
 #[derive(Debug, Clone, Serialize)]

@@ -14,4 +14,5 @@ pub mod merge;
 pub mod path;
 pub mod record;
 pub mod rules;
+pub mod schema;
 pub mod tally;
