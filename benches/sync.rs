@@ -46,6 +46,9 @@ fn main() {
         if wanted("million") {
             million().await;
         }
+        if wanted("merge") {
+            merges().await;
+        }
         if wanted("conflict") {
             conflicts().await;
         }
@@ -213,6 +216,29 @@ async fn hundred(load: &Load) -> Duration {
     }
     times.sort();
     times[times.len() / 2]
+}
+
+/// Rules whose records two devices merge.
+const MERGED: &str = r#"
+[tables.progress]
+rule = "latest_wins"
+scope = "store"
+merge = { done = "max", spent = "sum" }
+"#;
+
+async fn merges() {
+    println!("field merges, {RECORDS} records a push");
+    let server = Server::start_with(MERGED).await;
+    let load = Load::new(&server, server.devices(2).await, Ids::Ordered);
+    for (name, dry, rounds) in [("", false, 2_000), (", without the disk (dry run)", true, 2_000)] {
+        let (plain, merged) = load.merges(rounds, dry).await;
+        for (kind, run) in [("plain", &plain), ("merged", &merged)] {
+            line(&format!("{kind} push{name}, p50"), milliseconds(run.percentile(50.0)), None);
+        }
+        let times = plain.pushes_per_second() / merged.pushes_per_second();
+        line(&format!("merged costs{name}"), format!("{times:.2} times a plain one"), Some((times <= 2.0, "at most twice".into())));
+    }
+    println!();
 }
 
 async fn conflicts() {

@@ -15,7 +15,7 @@ use crate::http::{self, listener};
 use crate::sqlite::readers::Watcher;
 use crate::sqlite::writer::Outcome;
 use crate::store::{self, Clock, Store, meta, users};
-use crate::sync::{App, Retention, office, retention};
+use crate::sync::{self, App, Retention, office, retention};
 
 /// The database's file in the data directory.
 pub const DATABASE: &str = "backroom.db";
@@ -27,7 +27,7 @@ const WATCH: Duration = Duration::from_millis(300);
 const NIGHT: Duration = Duration::from_secs(600);
 
 /// Opens the database in a data directory and puts the rules in force.
-pub async fn open(directory: &Path, config: &Config, clock: Clock) -> store::Result<Arc<App>> {
+pub async fn open(directory: &Path, config: &Config, clock: Clock) -> sync::Result<Arc<App>> {
     let store = Store::open(&directory.join(DATABASE), config.server.readers, clock)?;
     store.accounts.limit(config.limits.requests_per_second, config.limits.requests_burst);
     let office = office::adopt(&store, config.tables()).await?;

@@ -226,6 +226,55 @@ impl Load {
         self.run(connections, pushes, body, |answer| occurrences(answer, br#""conflict_id":""#) == RECORDS).await
     }
 
+    /// Two devices edit the same ten records in turn, each its own fields. The second device's pushes are timed: those that
+    /// begin from what the first one left, and those that begin from before that, so that every record is merged. `dry`: they
+    /// are only foretold, so nothing waits for the disk.
+    pub async fn merges(&self, rounds: usize, dry: bool) -> (Run, Run) {
+        let mut first = Connection::open(self.address, &self.devices[0].token).await;
+        let mut second = Connection::open(self.address, &self.devices[1].token).await;
+        let (mut plain, mut merged) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+        let kind = if dry { "d" } else { "w" };
+        for round in 0..=rounds {
+            for (set, times) in [("p", &mut plain), ("m", &mut merged)] {
+                // Each round is two versions: the first device's and the second's.
+                let version = if dry { round } else { 2 * round };
+                let base = |version: usize| if version == 0 { String::new() } else { format!(r#""version":{version},"#) };
+                let body = |version: usize, fields: &dyn Fn(usize) -> String, options: &str| {
+                    let record = |no: usize| {
+                        let id = format!("{kind}{set}{no}");
+                        let (at, rest) = ("2025-11-20T10:00:00.000Z", &self.records[no]);
+                        format!(r#"{{"id":"{id}",{}"updated_at":"{at}","store_id":"S",{},{rest}"#, base(version), fields(no))
+                    };
+                    let records: Vec<String> = (0..RECORDS).map(record).collect();
+                    format!(r#"{{{options}"changes":{{"progress":[{}]}}}}"#, records.join(","))
+                };
+                // What the second device last wrote, which both have seen.
+                let before = if dry { 0 } else { round };
+                let theirs = |_: usize| format!(r#""done":{before},"opened":{},"spent":{before}"#, round + 1);
+                let (status, answer) = first.call("POST", "/api/v1/sync/push", &body(version, &theirs, "")).await;
+                assert!(status == 200 && occurrences(&answer, br#""status":"applied""#) == RECORDS, "{}", String::from_utf8_lossy(&answer));
+                let merges = set == "m" && version > 0;
+                let (base, opened) = if merges { (version, round) } else { (version + 1, round + 1) };
+                let ours = |_: usize| format!(r#""done":{},"opened":{opened},"spent":{}"#, before + 1, before + 1);
+                let options = if dry { r#""dry_run":true,"# } else { "" };
+                let text = body(base, &ours, options);
+                let sent = Instant::now();
+                let (status, answer) = second.call("POST", "/api/v1/sync/push", &text).await;
+                let took = sent.elapsed();
+                let wanted: &[u8] = if merges { br#""status":"merged""# } else { br#""status":"applied""# };
+                assert!(status == 200 && occurrences(&answer, wanted) == RECORDS, "{round} {set} {}", String::from_utf8_lossy(&answer));
+                if round > 0 {
+                    times.push(took);
+                }
+            }
+        }
+        let run = |mut times: Vec<Duration>| {
+            times.sort();
+            Run { pushes: times.len(), took: times.iter().sum(), times }
+        };
+        (run(plain), run(merged))
+    }
+
     /// Records created and deleted by one device, which every device then passes.
     pub async fn tombstones(&self, device: usize, count: usize) {
         let device_ = &self.devices[device];

@@ -38,7 +38,13 @@ fn cli(directory: &Path, arguments: &[&str]) -> String {
 impl Server {
     /// On an empty directory beside the build (a real disk, not a temporary memory file system).
     pub async fn start() -> Server {
+        Self::start_with("").await
+    }
+
+    /// With rules of its own; none are the preset's.
+    pub async fn start_with(rules: &str) -> Server {
         let directory = tempfile::tempdir_in(Path::new(BINARY).parent().unwrap_or(Path::new("."))).expect("a directory");
+        std::fs::write(directory.path().join("backroom.toml"), rules).expect("its rules");
         let mut server = Self::spawn(directory).await;
         cli(server.path(), &["user", "add", "root", "--role", "admin", "--no-password"]);
         server.admin = server.enroll("root").await;

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::TableName;
 use crate::domain::limits;
-use crate::domain::rules::{TableRules, Tables};
+use crate::domain::rules::{Function, Rule, Schema, TableRules, Tables};
+use crate::domain::schema;
+use crate::script::Script;
 
 /// The rules' file in the data directory.
 pub const FILE: &str = "backroom.toml";
@@ -162,7 +164,8 @@ impl Config {
                 origins.insert(format!("{section}.{key}"), origin);
             }
         }
-        let config: Config = value.try_into().map_err(|e: toml::de::Error| Error(format!("environment: {}", e.message())))?;
+        let mut config: Config = value.try_into().map_err(|e: toml::de::Error| Error(format!("environment: {}", e.message())))?;
+        config.read_files(directory)?;
         config.check().map_err(Error)?;
         Ok((config, origins))
     }
@@ -173,10 +176,35 @@ impl Config {
         if self.tables.is_empty() { presets::tables(presets::DEFAULT) } else { named.collect() }
     }
 
+    /// Puts scripts and schemas that stand in files of their own into the rules.
+    fn read_files(&mut self, directory: &Path) -> Result<(), Error> {
+        for (name, rules) in &mut self.tables {
+            let read = |file: &str, most: usize| {
+                let plain = !file.is_empty() && Path::new(file).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+                let path = directory.join(file);
+                let text = match plain {
+                    true => std::fs::read_to_string(&path).map_err(|e| e.to_string()),
+                    false => Err("it is not in the data directory".into()),
+                };
+                let text = text.and_then(|text| if text.len() > most { Err(format!("it is larger than {most} bytes")) } else { Ok(text) });
+                text.map_err(|e| Error(format!("[tables.{name}]: the file {file:?} cannot be read: {e}")))
+            };
+            if let Some(file) = rules.script.as_deref().filter(|text| is_file(text)) {
+                rules.script = Some(read(file, limits::SCRIPT_BYTES)?);
+            }
+            if let Some(Schema::File(file)) = &rules.schema {
+                let text = read(file, limits::SCHEMA_BYTES)?;
+                let schema = serde_json::from_str(&text);
+                rules.schema = Some(Schema::Inline(schema.map_err(|e| Error(format!("[tables.{name}]: {file}: {e}")))?));
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), String> {
         for (name, rules) in &self.tables {
             TableName::parse(name).map_err(|e| format!("[tables.{name}]: {e}"))?;
-            rules.check().map_err(|sentence| format!("[tables.{name}]: {sentence}"))?;
+            rules.check().and_then(|()| programs(rules)).map_err(|sentence| format!("[tables.{name}]: {sentence}"))?;
         }
         let most = Limits::default();
         let bounded = [
@@ -207,6 +235,28 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Is a table's `script` the name of a file?
+fn is_file(script: &str) -> bool {
+    script.ends_with(".rhai") && !script.contains('\n')
+}
+
+/// What is wrong with a table's script and schema, as far as they are here.
+fn programs(rules: &TableRules) -> Result<(), String> {
+    if let Some(source) = rules.script.as_deref().filter(|text| !is_file(text)) {
+        let script = Script::compile(source).map_err(|e| format!("script: {e}"))?;
+        if rules.rule == Rule::Script && !script.resolves() {
+            return Err("rule = \"script\" needs a script with a function resolve".into());
+        }
+        if let Some((path, _)) = rules.merge.iter().find(|(_, function)| **function == Function::Derived && !script.derives()) {
+            return Err(format!("merge: {path:?} is derived, and the script has no function derive"));
+        }
+    }
+    if let Some(Schema::Inline(schema)) = &rules.schema {
+        schema::Schema::compile(&serde_json::Value::Object(schema.clone())).map_err(|e| format!("schema: {e}"))?;
+    }
+    Ok(())
 }
 
 /// The environment's name of a key: `BACKROOM_LIMITS_BODY_BYTES`. `server.listen` has that of its flag.

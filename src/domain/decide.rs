@@ -584,7 +584,7 @@ impl Weighing<'_> {
             return scope.map_or_else(|| to.clone(), |(field, value)| to.with(field, value));
         };
         let merge = merge::three_way(rules, Some(base), to, &current.content, true);
-        merge.conflicts.iter().fold(merge.result, |content, path| merge::take(rules, &content, path, to))
+        merge::take(rules, &merge.result, &merge.conflicts, to)
     }
 
     /// An edit of a live record, field by field.
@@ -615,21 +615,21 @@ impl Weighing<'_> {
             Some(judge::Word::Record(content)) => Some(content),
             _ => None,
         };
-        let (mut result, mut winners) = (composed.unwrap_or(&merge.result).clone(), Vec::with_capacity(paths.len()));
-        for path in &paths {
+        let judged = paths.iter().map(|path| {
             let rule = judge::rule_of(rules, path);
-            let winner = match (rule, &scripted) {
+            match (rule, &scripted) {
                 (Rule::Script, Some(judge::Word::Side(winner))) => *winner,
                 (Rule::Script, Some(judge::Word::Record(content))) => judge::whose(rules, path, content, to, &current.content),
                 _ => judge::winner(rule, self.side(), self.rival(current, path)),
-            };
-            if winner == Winner::Client {
-                result = merge::take(rules, &result, path, to);
-            } else if composed.is_some() && rule != Rule::Script {
-                result = merge::take(rules, &result, path, &current.content);
             }
-            winners.push(winner);
-        }
+        });
+        let winners: Vec<Winner> = judged.collect();
+        let won = |wanted: fn(Winner) -> bool| paths.iter().zip(&winners).filter(move |(_, winner)| wanted(**winner)).map(|(path, _)| path);
+        let result = merge::take(rules, composed.unwrap_or(&merge.result), won(|winner| winner == Winner::Client), to);
+        // What the script has no say in, it may have changed all the same.
+        let others =
+            won(|winner| winner != Winner::Client).filter(|path| composed.is_some() && judge::rule_of(rules, path) != Rule::Script);
+        let result = merge::take(rules, &result, others, &current.content);
         let content = match self.settled(current, result, &ready)? {
             Ok(content) => content,
             Err(stop) => return Ok(self.stopped(paths, stop)),

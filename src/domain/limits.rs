@@ -34,6 +34,8 @@ pub const REJECTED_PER_DEVICE: usize = 1_000;
 pub const LINEAGE_VERSIONS: usize = 10_000;
 /// How long a verify may read. Longer, and a reader is missing where pulls wait for one.
 pub const VERIFY: Duration = Duration::from_secs(5);
+/// Bytes of those versions, since a decision has them all in memory.
+pub const LINEAGE_BYTES: usize = 32 << 20;
 /// Characters of names and labels that people or devices give (device name, platform, app version).
 pub const LABEL_CHARS: usize = 200;
 /// Characters of a password, so that hashing stays bounded.

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::path;
-use super::record::{Content, quote, unquote};
+use super::record::{Content, unquote};
 use super::rules::{Function, Granularity, TableRules};
 
 pub use functions::is_number;
@@ -212,48 +212,68 @@ pub fn at(rules: &TableRules, content: &Content, path: &str) -> Option<String> {
     value
 }
 
-/// A content with the value at a path as it is in another one.
+/// A content with the values at some paths as they are in another one.
 #[must_use]
-pub fn take(rules: &TableRules, content: &Content, path: &str, from: &Content) -> Content {
-    let steps = path::steps(path);
-    let name = &steps[0];
-    let value = taken(rules, &path::step(name), content.field(name), from.field(name), &steps[1..]);
-    set(content, name, value.as_deref())
+pub fn take<'a>(rules: &TableRules, content: &Content, paths: impl IntoIterator<Item = &'a String>, from: &Content) -> Content {
+    let steps: Vec<Vec<String>> = paths.into_iter().map(|path| path::steps(path)).collect();
+    taken_fields(rules, "", content, from, &grouped(steps.iter().map(Vec::as_slice)))
 }
 
-/// A content with one field set to a canonical value, or removed.
-fn set(content: &Content, name: &str, value: Option<&str>) -> Content {
-    match value {
-        Some(value) => content.with(name, value),
-        None => {
-            let quoted = quote(name);
-            Content::from_fields(content.fields().filter(|(n, _)| *n != quoted))
+/// Paths by their first step: what is left of each.
+type Steps<'a> = HashMap<&'a str, Vec<&'a [String]>>;
+
+fn grouped<'a>(paths: impl Iterator<Item = &'a [String]>) -> Steps<'a> {
+    let mut grouped = Steps::new();
+    for path in paths {
+        if let Some((first, rest)) = path.split_first() {
+            grouped.entry(first.as_str()).or_default().push(rest);
         }
     }
+    grouped
 }
 
-fn taken(rules: &TableRules, walked: &str, into: Option<&str>, from: Option<&str>, steps: &[String]) -> Option<String> {
-    let Some((step, rest)) = steps.split_first() else { return from.map(str::to_owned) };
-    let deeper = path::join(walked, step);
+fn taken_fields(rules: &TableRules, walked: &str, into: &Content, from: &Content, steps: &Steps<'_>) -> Content {
+    let fields = into.beside(from, None).filter_map(|(name, ours, theirs, _)| {
+        let plain = unquote(name);
+        let value = match steps.get(&*plain) {
+            Some(rest) => taken(rules, &path::join(walked, &plain), ours, theirs, rest)?,
+            None => Cow::Borrowed(ours?),
+        };
+        Some((name, value))
+    });
+    let fields: Vec<(&str, Cow<'_, str>)> = fields.collect();
+    Content::from_fields(fields.iter().map(|(name, value)| (*name, &**value)))
+}
+
+fn taken<'a>(rules: &TableRules, walked: &str, into: Option<&'a str>, from: Option<&'a str>, paths: &[&[String]]) -> Option<Cow<'a, str>> {
+    if paths.iter().any(|path| path.is_empty()) {
+        return from.map(Cow::Borrowed);
+    }
+    let steps = grouped(paths.iter().copied());
     if let (Some(target), Some(source)) = (object(into), object(from)) {
-        let value = taken(rules, &deeper, target.field(step), source.field(step), rest);
-        return Some(set(&target, step, value.as_deref()).into_text());
+        return Some(taken_fields(rules, walked, &target, &source, &steps).into_text().into());
     }
     let lists = (into.and_then(functions::elements), from.and_then(functions::elements));
-    if let ((Some(mut target), Some(source)), Some(Function::Union { by: Some(by) })) = (lists, rules.merge.get(walked)) {
-        let place = |list: &[&str]| list.iter().position(|element| key(element, by).is_some_and(|key| name_of(&key) == *step));
-        let theirs = place(&source).map(|place| source[place]);
-        let ours = place(&target);
-        let value = taken(rules, &deeper, ours.map(|place| target[place]), theirs, rest);
-        match (ours, value.as_deref()) {
-            (Some(place), Some(value)) => target[place] = value,
-            (Some(place), None) => drop(target.remove(place)),
-            (None, Some(value)) => target.push(value),
-            (None, None) => {}
+    let ((Some(target), Some(source)), Some(Function::Union { by: Some(by) })) = (lists, rules.merge.get(walked)) else {
+        return from.map(Cow::Borrowed);
+    };
+    let name = |element: &str| key(element, by).map(|key| name_of(&key).into_owned());
+    let mut theirs: HashMap<String, &str> = source.iter().rev().filter_map(|element| Some((name(element)?, *element))).collect();
+    let mut list: Vec<Cow<'_, str>> = Vec::with_capacity(target.len());
+    for element in target {
+        match name(element).and_then(|name| Some((steps.get(name.as_str())?, name))) {
+            Some((rest, name)) => list.extend(taken(rules, &path::join(walked, &name), Some(element), theirs.remove(&name), rest)),
+            None => list.push(element.into()),
         }
-        return Some(functions::list(target));
     }
-    from.map(str::to_owned)
+    // What only the other side has stands behind.
+    list.extend(
+        source
+            .into_iter()
+            .filter(|element| name(element).is_some_and(|name| steps.contains_key(name.as_str()) && theirs.remove(&name).is_some()))
+            .map(Cow::Borrowed),
+    );
+    Some(functions::list(list).into())
 }
 
 /// RFC 7396: null removes, objects merge, everything else replaces.
@@ -453,7 +473,7 @@ mod tests {
             ("m.k.t", r#"{"a":1,"m":[{"id":"k","s":1},{"id":"l"}],"o":{"x":1,"y":1}}"#),
             ("m.l", r#"{"a":1,"m":[{"id":"k","s":1,"t":1}],"o":{"x":1,"y":1}}"#),
         ] {
-            let taken = take(&all, &content(into), path, &content(from));
+            let taken = take(&all, &content(into), [&path.to_owned()], &content(from));
             assert_eq!(taken.text(), expected, "{path}");
             assert_eq!(at(&all, &taken, path), at(&all, &content(from), path), "{path}");
         }

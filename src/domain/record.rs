@@ -105,9 +105,17 @@ impl Content {
 
     /// A field's canonical value by its plain name; `None` where it is absent.
     pub fn field(&self, name: &str) -> Option<&str> {
-        // Hardly any name has something to escape; then it stands between its quotes as it is.
-        let stands = |text: &str| if text.contains('\\') { text == quote(name) } else { text[1..text.len() - 1] == *name };
-        self.fields.iter().find(|f| stands(self.slice(&f.name))).map(|f| self.slice(&f.value))
+        const FEW: usize = 32;
+        let found = if self.fields.len() <= FEW {
+            // Hardly any name has something to escape; then it stands between its quotes as it is.
+            let stands = |text: &str| if text.contains('\\') { text == quote(name) } else { text[1..text.len() - 1] == *name };
+            self.fields.iter().find(|f| stands(self.slice(&f.name)))
+        } else {
+            let quoted = quote(name);
+            let place = self.fields.binary_search_by(|f| compare(self.slice(&f.name), &quoted)).ok();
+            place.map(|place| &self.fields[place])
+        };
+        found.map(|f| self.slice(&f.value))
     }
 
     /// A field that is present and not null.

@@ -70,7 +70,8 @@ pub(super) fn error(error: sync::Error) -> Response {
             (Code::StorageFull, "The appliance's disk is full. Keep your changes; they can be sent when there is space again.".into())
         }
         sync::Error::Store(store::Error::Closed) => (Code::Unavailable, "The appliance is stopping or busy. Try again.".into()),
-        sync::Error::Store(error @ (store::Error::Sqlite(_) | store::Error::Schema(_) | store::Error::Panicked)) => {
+        error
+        @ (sync::Error::Rules(_) | sync::Error::Store(store::Error::Sqlite(_) | store::Error::Schema(_) | store::Error::Panicked)) => {
             tracing::error!(error = %error, "a request failed inside");
             (Code::Internal, "Something failed inside the appliance. Its log names the cause under this request's id.".into())
         }

@@ -30,6 +30,9 @@ pub enum Error {
     /// Something that the caller can understand and mend.
     #[error("{1}")]
     Problem(Code, String),
+    /// The rules do not hold together.
+    #[error("{0}")]
+    Rules(String),
     /// The database.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -76,6 +79,8 @@ pub struct App {
     pub hashing: tokio::sync::Semaphore,
     /// One verify at a time: it holds a reader for as long as its view is large, and pulls need the others.
     pub verifying: tokio::sync::Semaphore,
+    /// At most two threads run scripts and schemas, so that slow ones leave the others to everybody else.
+    pub scripts: tokio::sync::Semaphore,
     space: Mutex<(Option<Instant>, bool)>,
     directory: PathBuf,
 }
@@ -99,6 +104,7 @@ impl App {
             throttle: Throttle::default(),
             hashing: tokio::sync::Semaphore::new(2),
             verifying: tokio::sync::Semaphore::new(1),
+            scripts: tokio::sync::Semaphore::new(2),
             space: Mutex::new((None, false)),
             directory,
         }

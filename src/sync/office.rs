@@ -6,10 +6,14 @@ use std::sync::Arc;
 use crate::domain::actor::{Actor, Role};
 use crate::domain::ids::{StoreId, TableName};
 use crate::domain::record::{Content, Hash, unquote};
-use crate::domain::rules::{Scope, TableRules, Tables};
+use crate::domain::rules::{self, Scope, TableRules, Tables};
+use crate::domain::schema::Schema;
+use crate::script::Script;
 use crate::sqlite::writer::Outcome;
 use crate::store::live::{FeedNo, State, TableNo};
 use crate::store::{self, Store, meta, records, unique};
+
+use super::{Error, Result};
 
 /// A table with its rules.
 #[derive(Debug)]
@@ -20,12 +24,16 @@ pub struct Table {
     pub name: TableName,
     /// Its rules.
     pub rules: TableRules,
+    /// Its script.
+    pub script: Option<Script>,
+    /// What its records must look like.
+    pub schema: Option<Schema>,
 }
 
 impl Table {
     /// It has a script that derives, or a schema: no record is written before they were asked.
     pub fn finishes(&self) -> bool {
-        false
+        self.schema.is_some() || self.script.as_ref().is_some_and(Script::derives)
     }
 
     /// The unique key of a content, where the table has one and all its fields are there.
@@ -91,6 +99,19 @@ impl Office {
     }
 }
 
+/// A table's rules with what is compiled of them.
+type Compiled = (TableName, TableRules, Option<Script>, Option<Schema>);
+
+fn compile(rules: &TableRules) -> std::result::Result<(Option<Script>, Option<Schema>), String> {
+    let script = rules.script.as_deref().map(Script::compile).transpose()?;
+    let schema = match &rules.schema {
+        Some(rules::Schema::Inline(schema)) => Some(Schema::compile(&serde_json::Value::Object(schema.clone()))?),
+        Some(rules::Schema::File(name)) => return Err(format!("the schema {name} was not read")),
+        None => None,
+    };
+    Ok((script, schema))
+}
+
 /// What of a table's rules decides who sees its records: name, scope, the scope's field, least role that reads.
 type View = (String, Scope, Option<String>, Role);
 
@@ -100,13 +121,18 @@ fn view(table: &Table) -> View {
 
 /// Puts rules in force: numbers the tables, starts a new view generation if what devices may see changes, moves records
 /// to the feeds of another scope, and builds unique keys anew where they change. Writes nothing if nothing changed.
-pub async fn adopt(store: &Store, tables: Tables) -> store::Result<Office> {
-    let numbers = |tables: Tables| {
+pub async fn adopt(store: &Store, tables: Tables) -> Result<Office> {
+    let compiled = |(name, rules): (TableName, TableRules)| {
+        let (script, schema) = compile(&rules).map_err(|sentence| Error::Rules(format!("[tables.{name}]: {sentence}")))?;
+        Ok((name, rules, script, schema))
+    };
+    let tables = tables.into_iter().map(compiled).collect::<Result<Vec<_>>>()?;
+    let numbers = |tables: Vec<Compiled>| {
         move |db: &rusqlite::Connection, ledger: &mut store::ledger::Ledger| {
             let mut office = Office::default();
-            for (name, rules) in tables {
+            for (name, rules, script, schema) in tables {
                 let no = ledger.table(db, name.as_str())?;
-                let table = Arc::new(Table { no, name: name.clone(), rules });
+                let table = Arc::new(Table { no, name: name.clone(), rules, script, schema });
                 office.by_no.insert(no, table.clone());
                 office.by_name.insert(name, table);
             }
@@ -130,7 +156,7 @@ pub async fn adopt(store: &Store, tables: Tables) -> store::Result<Office> {
             Ok(Outcome::Keep(office))
         }
     };
-    store.writer.run(numbers(tables)).await
+    Ok(store.writer.run(numbers(tables)).await?)
 }
 
 fn unique_keys(db: &rusqlite::Connection, office: &Office, all: bool) -> store::Result<()> {

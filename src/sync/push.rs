@@ -4,7 +4,7 @@
 //! and writes. Each change ends in exactly one of three lists: applied, conflicts, rejected.
 
 mod apply;
-mod ask;
+pub(super) mod ask;
 mod lineage;
 mod read;
 mod repeat;
@@ -173,7 +173,7 @@ pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str
         }
     });
     let mut round = Round { items, verdicts: Vec::new(), replies: Replies::new(), patient: true, head: 0, time: 0 };
-    let mut budget = ask::Budget::of(round.items.len());
+    let mut budget = ask::Budget::of(round.items.len(), frame.dry_run || frame.atomic);
     budget.ahead(app, device, &mut round).await?;
     let verdicts = loop {
         let (author, raw) = (device.clone(), body.clone());

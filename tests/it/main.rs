@@ -15,6 +15,7 @@ mod exactly_once;
 mod oracle;
 mod pulling;
 mod retention;
+mod scripts;
 mod smoke;
 mod strangers;
 mod verifying;

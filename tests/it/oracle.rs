@@ -93,12 +93,15 @@ struct Position {
     finished: bool,
 }
 
+/// Fields that wait, and whether the whole could not be measured.
+type Waiting = (Vec<String>, bool);
+
 #[derive(Default)]
 struct Oracle {
     rows: HashMap<(usize, usize), Vec<Row>>,
     said: HashMap<(usize, (usize, usize)), Said>,
-    /// What a device has waiting on a record: the fields, and whether that could not be measured.
-    waiting: HashMap<(usize, (usize, usize)), (Vec<String>, bool)>,
+    /// What a device has waiting on a record.
+    waiting: HashMap<(usize, (usize, usize)), Waiting>,
     head: i64,
     managers: HashSet<usize>,
 }

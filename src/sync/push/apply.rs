@@ -1,5 +1,7 @@
 //! Inside the writer's transaction: exactly once, the decision, and its effects.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use crate::domain::ask::{Replies, Reply};
@@ -402,11 +404,12 @@ fn together(rules: &TableRules, later: &mut conflicts::Conflict, first: &conflic
     let list = |text: Option<&str>| serde_json::from_str::<Vec<String>>(text.unwrap_or_default()).unwrap_or_default();
     let mut fields: Vec<(String, String)> = list(Some(&later.fields)).into_iter().zip(list(later.winners.as_deref())).collect();
     let sides = [later.client.as_deref(), server].map(|side| Content::trusted(side.unwrap_or("{}").into()));
+    let later_too: HashSet<String> = fields.iter().map(|(field, _)| field.clone()).collect();
     for (field, winner) in list(Some(&first.fields)).into_iter().zip(list(first.winners.as_deref())) {
         let [client, server] = sides.each_ref().map(|side| merge::at(rules, side, &field));
         // A whole that waits for a rule's word is what the later change says; one that could not be measured stays a whole.
         let differs = if field == path::WHOLE { first.why != Why::Rule.word() } else { client != server };
-        if differs && !fields.iter().any(|(other, _)| *other == field) {
+        if differs && !later_too.contains(&field) {
             fields.push((field, winner));
         }
     }

@@ -24,9 +24,9 @@ impl Job<'_> {
                 Base::Nothing | Base::Version(_) => false,
             };
         let mut next = current.cloned();
-        let mut seen = 0;
+        let (mut seen, mut bytes) = (0, 0);
         while let Some(stored) = next {
-            seen += 1;
+            (seen, bytes) = (seen + 1, bytes + stored.version.content.text().len());
             if stored.version.own && stored.op == op.id {
                 return Ok(Walk::Repeat(Box::new(stored)));
             }
@@ -49,7 +49,7 @@ impl Job<'_> {
                 break;
             }
             next = match previous {
-                Some(seq) if seen < limits::LINEAGE_VERSIONS => {
+                Some(seq) if seen < limits::LINEAGE_VERSIONS && bytes < limits::LINEAGE_BYTES => {
                     let older = records::at(self.db, seq, Some(self.device.no))?;
                     lineage.gap |= older.is_none() && lineage.base.is_none();
                     older
