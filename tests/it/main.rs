@@ -12,6 +12,7 @@ mod contract;
 mod costs;
 mod durability;
 mod exactly_once;
+mod guide;
 mod oracle;
 mod presets;
 mod pulling;
