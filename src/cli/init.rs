@@ -12,7 +12,7 @@ use crate::ops::place;
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The kind of app: store
+    /// The kind of app: store, learning, course, teacher-hub, tracks
     #[arg(long, env = "BACKROOM_PRESET", default_value = presets::DEFAULT, value_name = "NAME")]
     preset: String,
 }

@@ -8,7 +8,13 @@ use super::Config;
 pub const DEFAULT: &str = "store";
 
 /// All presets: name, text.
-pub const ALL: &[(&str, &str)] = &[("store", include_str!("../../packaging/presets/store.toml"))];
+pub const ALL: &[(&str, &str)] = &[
+    ("store", include_str!("../../packaging/presets/store.toml")),
+    ("learning", include_str!("../../packaging/presets/learning.toml")),
+    ("course", include_str!("../../packaging/presets/course.toml")),
+    ("teacher-hub", include_str!("../../packaging/presets/teacher-hub.toml")),
+    ("tracks", include_str!("../../packaging/presets/tracks.toml")),
+];
 
 /// A preset's text.
 pub fn text(name: &str) -> Option<&'static str> {
@@ -29,7 +35,9 @@ mod tests {
         for (name, text) in ALL {
             let config = Config::parse(text).unwrap();
             assert!(!config.tables.is_empty(), "{name}");
+            assert_eq!(tables(name), config.tables(), "{name}");
         }
-        assert_eq!(tables(DEFAULT).len(), 9);
+        let sizes: Vec<usize> = ALL.iter().map(|(name, _)| tables(name).len()).collect();
+        assert_eq!(sizes, [9, 10, 5, 7, 4]);
     }
 }

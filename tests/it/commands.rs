@@ -89,7 +89,7 @@ fn exit_codes_are_zero_for_fine_one_for_failed_two_for_wrong_usage() {
 fn init_writes_a_preset_once_and_names_those_there_are() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path().join("new/data");
-    assert!(fails(&at, &["init", "--preset", "shop"], "").contains("there is: store"));
+    assert!(fails(&at, &["init", "--preset", "shop"], "").contains("there is: store, learning, course, teacher-hub, tracks"));
     assert!(!at.join("backroom.toml").exists());
     assert!(fine(&at, &["init"]).contains("backroom.toml"));
     assert_eq!((mode(&at), mode(&at.join("backroom.toml"))), (0o700, 0o600));

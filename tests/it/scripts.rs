@@ -322,10 +322,7 @@ fn mistakes_in_scripts_and_schemas_are_named() {
         ("[tables.a]\nscript = \"let x = 1;\"\n", vec!["tables.a", "derive(record)"]),
         ("[tables.a]\nrule = \"script\"\n", vec!["tables.a", "needs a script"]),
         ("[tables.a]\nrule = \"script\"\nscript = \"fn derive(record) { record }\"\n", vec!["needs a script with a function resolve"]),
-        (
-            "[tables.a]\nmerge = { x = \"derived\" }\nscript = \"fn resolve(b, s, c, x) { 1 }\"\n",
-            vec!["no function derive"],
-        ),
+        ("[tables.a]\nmerge = { x = \"derived\" }\nscript = \"fn resolve(b, s, c, x) { 1 }\"\n", vec!["no function derive"]),
         ("[tables.a]\nmerge = { x = \"derived\" }\n", vec!["no script that derives it"]),
         ("[tables.a]\nmerge = { x = \"most\" }\n", vec!["most", "max, min, sum"]),
         ("[tables.a]\nmerge = { x = { function = \"max\", by = \"id\" } }\n", vec!["only \"union\" takes \"by\""]),
