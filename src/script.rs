@@ -109,7 +109,8 @@ impl Script {
     /// Who wins, as `resolve` says.
     pub fn resolve(&self, case: &Case, budget: &mut Budget) -> Result<Resolution, Failure> {
         let record = |side: &Option<Content>| side.as_ref().map_or(Ok(Dynamic::UNIT), value::read).map_err(Failure::Failed);
-        let sides = (record(&case.base)?, record(&case.server)?, record(&case.client)?, context(case));
+        let context = context(case, record(&case.merged)?);
+        let sides = (record(&case.base)?, record(&case.server)?, record(&case.client)?, context);
         let answer = self.call("resolve", sides, budget)?;
         if answer.is_map() {
             let content = value::write(&answer);
@@ -201,7 +202,7 @@ fn spent() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-fn context(case: &Case) -> Dynamic {
+fn context(case: &Case, merged: Dynamic) -> Dynamic {
     let side = |side: Side| {
         let entries = [("role", Dynamic::from(side.role.word())), ("edited_at", side.edited_at.div_euclid(1_000).into())];
         Dynamic::from(entries.into_iter().map(|(name, value)| (name.into(), value)).collect::<Map>())
@@ -211,6 +212,7 @@ fn context(case: &Case) -> Dynamic {
         ("table", case.table.as_str().into()),
         ("id", case.id.as_str().into()),
         ("fields", fields.into()),
+        ("merged", merged),
         ("server", side(case.they)),
         ("client", side(case.we)),
     ];

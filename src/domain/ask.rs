@@ -43,6 +43,8 @@ pub struct Case {
     pub server: Option<Content>,
     /// The record that the change asks for; `None`: that it be deleted.
     pub client: Option<Content>,
+    /// Both, with the server's values in what is in conflict; `None` where one of them is deleted.
+    pub merged: Option<Content>,
     /// Who changed the server's record.
     pub they: Side,
     /// Who pushes.
@@ -81,7 +83,7 @@ impl Question {
         match self {
             Question::Finish(content) => part(Some(content.text().as_bytes())),
             Question::Resolve(case) => {
-                for side in [&case.base, &case.server, &case.client] {
+                for side in [&case.base, &case.server, &case.client, &case.merged] {
                     part(side.as_ref().map(|content| content.text().as_bytes()));
                 }
                 part(Some(case.id.as_bytes()));

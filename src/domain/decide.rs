@@ -546,7 +546,11 @@ impl Weighing<'_> {
         }
         let they = judge::side(current);
         let mut conflict = self.conflict(whole(), Winner::None, Why::Rule, Suggestion::server(Because::Decided));
-        let content = match self.verdict(rules.rule, current, &conflict.fields, they)? {
+        let word = match rules.rule {
+            Rule::Script => self.scripted(current, &conflict.fields, None, they)?,
+            rule => Ok(judge::Word::Side(judge::winner(rule, self.side(), they))),
+        };
+        let content = match word {
             Ok(judge::Word::Side(winner)) => {
                 conflict.winner = winner;
                 // A tombstone keeps the last live content; an edit that beats a delete is laid over that.
@@ -605,7 +609,7 @@ impl Weighing<'_> {
             return Err(reject(Refusal::Forbidden, OUT_OF_VIEW));
         }
         let scripted = match paths.iter().any(|path| judge::rule_of(rules, path) == Rule::Script) {
-            true => Some(match self.verdict(Rule::Script, current, &paths, judge::rival(self.given, current, Rule::Script))? {
+            true => Some(match self.scripted(current, &paths, Some(&merge.result), judge::rival(self.given, current, Rule::Script))? {
                 Ok(word) => word,
                 Err(stop) => return Ok(self.stopped(paths, stop)),
             }),
@@ -654,11 +658,14 @@ impl Weighing<'_> {
         wanted::finish(self.given, &result)
     }
 
-    /// What a rule says of two whole sides.
-    fn verdict(&self, rule: Rule, current: &Version, fields: &[String], they: Side) -> Result<Result<judge::Word, wanted::Stop>, Early> {
-        if rule != Rule::Script {
-            return Ok(Ok(judge::Word::Side(judge::winner(rule, self.side(), they))));
-        }
+    /// What the table's script says. `merged`: both sides in one, where both are alive.
+    fn scripted(
+        &self,
+        current: &Version,
+        fields: &[String],
+        merged: Option<&Content>,
+        they: Side,
+    ) -> Result<Result<judge::Word, wanted::Stop>, Early> {
         judge::script(
             self.given,
             Case {
@@ -668,6 +675,7 @@ impl Weighing<'_> {
                 base: self.measure.base.cloned(),
                 server: (!current.deleted).then(|| current.content.clone()),
                 client: self.client(),
+                merged: merged.cloned(),
                 they,
                 we: self.side(),
             },

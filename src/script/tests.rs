@@ -35,6 +35,7 @@ fn case() -> Case {
         base: None,
         server: Some(content(r#"{"total":2}"#)),
         client: Some(content(r#"{"total":3}"#)),
+        merged: Some(content(r#"{"total":2,"z":1}"#)),
         they: Side { role: Role::Manager, edited_at: 1_700_000_000_123_456 },
         we: Side { role: Role::Store, edited_at: -1 },
     }
@@ -359,6 +360,7 @@ fn resolutions() {
         ("client.total += server.total; client", record(r#"{"total":5}"#)),
         ("#{ base: base == (), t: context.table, i: context.id }", record(r#"{"base":true,"t":"todos","i":"t1"}"#)),
         ("#{ f: context.fields }", record(r#"{"f":["title","a.b"]}"#)),
+        ("context.merged.total += 1; context.merged", record(r#"{"total":3,"z":1}"#)),
         ("context.server", record(r#"{"role":"manager","edited_at":1700000000123}"#)),
         ("context.client", record(r#"{"role":"store","edited_at":-1}"#)),
         ("if context.server.edited_at > context.client.edited_at { \"server\" } else { \"client\" }", Ok(Resolution::Side(Winner::Server))),
