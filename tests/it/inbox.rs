@@ -511,6 +511,26 @@ async fn a_store_decides_what_is_its_own_and_takes_nothing_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_shows_a_store_nothing_of_the_time_with_another_one() {
+    let o = office().await;
+    let both = o.office.someone("eli", Role::Store, &["A", "B"]).await;
+    o.begin("cases", json!({ "a": 0, "note": "sesame" })).await;
+    o.boss.push_one("cases", json!({ "id": "r", "version": 1, "store_id": "B", "a": 1 })).await.applied("cases", "r");
+    let change = |store: &str, a: i64| json!({ "id": "r", "version": 1, "updated_at": at(&o.office, a), "store_id": store, "a": a });
+    let id = id_of(both.push_one("cases", change("B", -30)).await.conflict("r"));
+    let seen = conflict(&o.south, &id).await;
+    assert!(!seen.text.contains("sesame"), "{}", seen.text);
+    let seen = seen.ok();
+    assert_eq!((&seen["base"], &seen["client"]["data"]["a"], &seen["server"]["data"]["a"]), (&Value::Null, &json!(-30), &json!(1)));
+    assert_eq!(conflict(&o.boss, &id).await.ok()["base"]["note"], "sesame");
+    // The change now asks for it in the other store: it is not this one's to read.
+    assert_eq!(id_of(both.push_one("cases", change("A", -20)).await.conflict("r")), id);
+    conflict(&o.south, &id).await.refused(404, "not_found");
+    assert_eq!(ids(&o.south, "").await, Vec::<String>::new());
+    assert_eq!(ids(&both, "").await, [id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_browser_decides_as_its_user_does() {
     let o = office().await;
     let id = o.fields_clash().await;
