@@ -514,7 +514,7 @@ async fn a_store_decides_what_is_its_own_and_takes_nothing_back() {
 async fn a_conflict_shows_a_store_nothing_of_the_time_with_another_one() {
     let o = office().await;
     let both = o.office.someone("eli", Role::Store, &["A", "B"]).await;
-    o.begin("cases", json!({ "a": 0, "note": "sesame" })).await;
+    o.begin("cases", json!({ "a": "sesame" })).await;
     o.boss.push_one("cases", json!({ "id": "r", "version": 1, "store_id": "B", "a": 1 })).await.applied("cases", "r");
     let change = |store: &str, a: i64| json!({ "id": "r", "version": 1, "updated_at": at(&o.office, a), "store_id": store, "a": a });
     let id = id_of(both.push_one("cases", change("B", -30)).await.conflict("r"));
@@ -522,12 +522,28 @@ async fn a_conflict_shows_a_store_nothing_of_the_time_with_another_one() {
     assert!(!seen.text.contains("sesame"), "{}", seen.text);
     let seen = seen.ok();
     assert_eq!((&seen["base"], &seen["client"]["data"]["a"], &seen["server"]["data"]["a"]), (&Value::Null, &json!(-30), &json!(1)));
-    assert_eq!(conflict(&o.boss, &id).await.ok()["base"]["note"], "sesame");
+    assert_eq!(seen["differences"], json!([{ "field": "a", "client": -30, "server": 1, "changed_by": "both", "winner": "none" }]));
+    assert_eq!(conflict(&o.boss, &id).await.ok()["base"]["a"], "sesame");
     // The change now asks for it in the other store: it is not this one's to read.
     assert_eq!(id_of(both.push_one("cases", change("A", -20)).await.conflict("r")), id);
     conflict(&o.south, &id).await.refused(404, "not_found");
     assert_eq!(ids(&o.south, "").await, Vec::<String>::new());
     assert_eq!(ids(&both, "").await, [id]);
+    // A delete from where the record was names no store, and is not this one's to read either.
+    o.meanwhile(&o.boss, "cases", json!({ "store_id": "B" })).await;
+    assert_eq!(o.edit(&o.one, "cases", 10, json!({ "deleted": true })).await["reason"], "left_view");
+    assert_eq!(ids(&o.south, "").await, Vec::<String>::new());
+
+    // What was everybody's before the table had stores goes to none of them.
+    let office = Appliance::with("[tables.cases]\nrule = \"manual\"\n").await;
+    let (boss, south) = (office.boss("anna").await, office.clerk("dora", "B").await);
+    boss.push_one("cases", json!({ "id": "r", "a": 1 })).await.applied("cases", "r");
+    let id = id_of(office.boss("max").await.push_one("cases", json!({ "id": "r", "version": 0, "a": 2 })).await.conflict("r"));
+    office.reload("[tables.cases]\nrule = \"manual\"\nscope = \"store\"\n").await;
+    boss.push_one("cases", json!({ "id": "r", "version": 1, "store_id": "B", "a": 1 })).await.applied("cases", "r");
+    south.record("cases", "r").await.ok();
+    conflict(&south, &id).await.refused(404, "not_found");
+    conflict(&boss, &id).await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
