@@ -14,3 +14,8 @@ ALTER TABLE conflicts ADD COLUMN resolved_by INTEGER;     -- users.no
 ALTER TABLE conflicts ADD COLUMN resolved_at INTEGER;
 ALTER TABLE conflicts ADD COLUMN resolved_version INTEGER; -- the record's version after it
 ALTER TABLE conflicts ADD COLUMN reverted INTEGER NOT NULL DEFAULT 0; -- 1: an earlier decision was taken back
+
+-- The inbox is read newest first: by table, and by whose changes they are. (Ids are in the order of their time, and stand at
+-- the end of every index.)
+CREATE INDEX conflicts_of_table ON conflicts (tbl, status);
+CREATE INDEX conflicts_of_user ON conflicts (user, status);

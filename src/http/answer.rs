@@ -66,6 +66,9 @@ pub(super) fn wait(code: Code, detail: &str, wait: Duration) -> Response {
 pub(super) fn error(error: sync::Error) -> Response {
     let (code, detail) = match error {
         sync::Error::Problem(code, detail) => (code, detail),
+        sync::Error::Changed(detail, version) => {
+            return problem(Problem { version: Some(version), ..Problem::new(Code::ConflictChanged, detail) });
+        }
         sync::Error::Store(store::Error::Full) => {
             (Code::StorageFull, "The appliance's disk is full. Keep your changes; they can be sent when there is space again.".into())
         }

@@ -5,6 +5,7 @@ mod account;
 mod answer;
 mod body;
 mod caller;
+mod conflicts;
 mod devices;
 mod health;
 pub mod listener;
@@ -37,6 +38,8 @@ fn routes(app: &Shared) -> BoxedFilter<(Response,)> {
         .or(devices::routes(app))
         .unify()
         .or(records::routes(app))
+        .unify()
+        .or(conflicts::routes(app))
         .unify()
         .or(account::routes(app))
         .unify()

@@ -57,6 +57,12 @@ codes! {
     RequestTimeout = "request_timeout", 408, "The request took too long to arrive";
     /// The cursor is of another line of history: pull, give back, then push.
     EpochChanged = "epoch_changed", 409, "The server was restored";
+    /// The conflict was decided before.
+    ConflictClosed = "conflict_closed", 409, "The conflict is closed";
+    /// The record is not as the person saw it.
+    ConflictChanged = "conflict_changed", 409, "The record has changed meanwhile";
+    /// Another record of the feed holds the same unique values.
+    UniqueTaken = "unique_taken", 409, "Another record has these values";
     /// An atomic push in which something would be refused.
     BatchRefused = "batch_refused", 409, "Nothing was applied";
     /// Larger than a limit.
@@ -103,6 +109,9 @@ pub struct Problem {
     pub code: &'static str,
     /// Names the request in the log.
     pub request_id: String,
+    /// The record's present version, where another one was expected; 0: there is no record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
 }
 
 impl Problem {
@@ -115,6 +124,7 @@ impl Problem {
             detail: detail.into(),
             code: code.word(),
             request_id: String::new(),
+            version: None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Conflicts, each with both sides, the rule and who was involved.
 
+use std::ops::ControlFlow;
+
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use crate::domain::clock::Micros;
@@ -162,6 +164,144 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Conflict> {
     })
 }
 
+/// A conflict with the names of those who were involved.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The conflict.
+    pub conflict: Conflict,
+    /// The change asked for a delete.
+    pub deletes: bool,
+    /// The scope's value of its feed.
+    pub scope: String,
+    /// The author of the change.
+    pub user: String,
+    /// The device of the change: its id and name.
+    pub device: Option<(String, String)>,
+    /// The author of the server's side.
+    pub server_user: Option<String>,
+    /// The device of the server's side: its id and name.
+    pub server_device: Option<(String, String)>,
+    /// Who resolved it.
+    pub resolved_by: Option<String>,
+}
+
+/// Conflicts to be listed.
+#[derive(Debug, Clone)]
+pub enum Of {
+    /// All.
+    All,
+    /// Those of a table.
+    Table(TableNo),
+    /// Those of a record.
+    Record(TableNo, String),
+    /// Those of a user's changes.
+    User(i64),
+    /// Those of a feed.
+    Feed(FeedNo),
+}
+
+macro_rules! entry {
+    ($contents:literal, $rest:expr) => {
+        concat!(
+            "SELECT k.id, k.tbl, k.record, k.feed, k.device, k.user, k.role, k.op, k.op_id, k.rule, k.winner, k.why, k.detail, k.suggest,
+                    k.because, k.fields, k.winners, k.status, k.server_id, k.server_version, k.server_deleted, k.server_updated_at,
+                    k.server_user, k.server_device, k.server_role, k.server_edited_at, k.updated_at, k.edited_at, k.version, k.seq,
+                    k.created_at, k.resolution, k.resolved_by, k.resolved_at, k.resolved_version, k.reverted,
+                    k.client IS NULL AS deletes, ",
+            $contents,
+            ", f.scope, u.name AS user_name, d.id AS device_id, d.name AS device_name, su.name AS server_user_name,
+                    sd.id AS server_device_id, sd.name AS server_device_name, r.name AS resolved_by_name
+             FROM conflicts k",
+            $rest,
+        )
+    };
+}
+
+/// Whoever is named in a conflict, each by one look-up.
+macro_rules! named {
+    ($index:literal, $rest:expr) => {
+        concat!(
+            $index,
+            " CROSS JOIN feeds f ON f.no = k.feed CROSS JOIN users u ON u.no = k.user LEFT JOIN devices d ON d.no = k.device
+              LEFT JOIN users su ON su.no = k.server_user LEFT JOIN devices sd ON sd.no = k.server_device
+              LEFT JOIN users r ON r.no = k.resolved_by WHERE ",
+            $rest
+        )
+    };
+}
+
+/// A list's statement: without contents, newest first, along an index.
+macro_rules! listed {
+    ($index:literal, $rest:literal) => {
+        entry!(
+            "NULL AS base, NULL AS server, NULL AS client, NULL AS merged",
+            named!($index, concat!($rest, "k.status = ?1 AND k.id < ?2 ORDER BY k.id DESC"))
+        )
+    };
+}
+
+fn entry_from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let pair = |id: &str, name: &str| -> rusqlite::Result<Option<(String, String)>> {
+        Ok(row.get::<_, Option<String>>(id)?.zip(row.get::<_, Option<String>>(name)?))
+    };
+    Ok(Entry {
+        conflict: from_row(row)?,
+        deletes: row.get("deletes")?,
+        scope: row.get("scope")?,
+        user: row.get("user_name")?,
+        device: pair("device_id", "device_name")?,
+        server_user: row.get("server_user_name")?,
+        server_device: pair("server_device_id", "server_device_name")?,
+        resolved_by: row.get("resolved_by_name")?,
+    })
+}
+
+/// Gives open or resolved conflicts, newest first, from the one before an id on, until the callback has enough. Contents are
+/// left out.
+pub fn list(
+    db: &Connection,
+    of: &Of,
+    open: bool,
+    after: Option<&str>,
+    mut take: impl FnMut(Entry) -> super::Result<ControlFlow<()>>,
+) -> super::Result<()> {
+    // Behind every id.
+    let (status, after) = (if open { "open" } else { "resolved" }, after.unwrap_or("~"));
+    let mut query = db.prepare_cached(match of {
+        Of::All => listed!(" INDEXED BY conflicts_by_status", ""),
+        Of::Table(_) => listed!(" INDEXED BY conflicts_of_table", "k.tbl = ?3 AND "),
+        Of::Record(..) => listed!(" INDEXED BY conflicts_of_record", "k.tbl = ?3 AND k.record = ?4 AND "),
+        Of::User(_) => listed!(" INDEXED BY conflicts_of_user", "k.user = ?3 AND "),
+        Of::Feed(_) => listed!(" INDEXED BY conflicts_of_feed", "k.feed = ?3 AND "),
+    })?;
+    let mut rows = match of {
+        Of::All => query.query((status, after))?,
+        Of::Table(no) | Of::User(no) | Of::Feed(no) => query.query((status, after, no))?,
+        Of::Record(table, record) => query.query((status, after, table, record))?,
+    };
+    while let Some(row) = rows.next()? {
+        if take(entry_from_row(row)?)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One conflict with its contents and names.
+pub fn entry(db: &Connection, id: &str) -> rusqlite::Result<Option<Entry>> {
+    db.prepare_cached(entry!("k.base, k.server, k.client, k.merged", named!("", "k.id = ?1")))?.query_row([id], entry_from_row).optional()
+}
+
+/// Closes a conflict by a person's word.
+pub fn close(db: &Connection, id: &str, resolved: &Resolved) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE conflicts SET status = 'resolved', resolution = ?2, resolved_by = ?3, resolved_at = ?4, resolved_version = ?5, reverted = ?6
+         WHERE id = ?1",
+    )?
+    .execute((id, &resolved.resolution, resolved.by, resolved.at, resolved.version, resolved.reverted))?;
+    Ok(())
+}
+
 /// Records a conflict. `server`: the seq of the version that stands on the server's side, for its author.
 pub fn write(db: &Connection, conflict: &Conflict, server: Option<Seq>) -> rusqlite::Result<()> {
     db.prepare_cached(include_str!("conflicts_write.sql"))?.execute(named_params! {
@@ -225,18 +365,20 @@ pub fn open_by_device(db: &Connection) -> rusqlite::Result<std::collections::Has
 }
 
 /// Looks at no more than `limit` old closed conflicts after an id, which moves on, and removes them. One whose device has not
-/// synced after it stays, since a retry is answered with it; up to `in_any_case` they go. `true`: that was the last.
+/// synced after it stays, since a retry is answered with it; up to `in_any_case` they go. One that a person closed is as old as
+/// that. `true`: that was the last.
 pub fn purge(db: &Connection, before: Micros, in_any_case: Seq, limit: usize, after: &mut String) -> rusqlite::Result<(usize, bool)> {
     // UUIDv7 begins with the milliseconds of its time, so the index on (status, id) is also one on time.
     let bound = format!("{:012x}", (before / 1_000).max(0));
     let bound = format!("{}-{}", &bound[..8], &bound[8..]);
     let found: Vec<(String, bool)> = db
         .prepare_cached(
-            "SELECT k.id, d.no IS NULL OR d.revoked_at IS NOT NULL OR (d.cursor >= k.seq AND d.pulled_at > k.created_at) OR k.seq <= ?3
+            "SELECT k.id, coalesce(k.resolved_at < ?5, 1)
+                    AND (d.no IS NULL OR d.revoked_at IS NOT NULL OR (d.cursor >= k.seq AND d.pulled_at > k.created_at) OR k.seq <= ?3)
              FROM conflicts k INDEXED BY conflicts_by_status LEFT JOIN devices d ON d.no = k.device
              WHERE k.status = 'resolved' AND k.id > ?1 AND k.id < ?2 ORDER BY k.id LIMIT ?4",
         )?
-        .query_map((after.as_str(), bound, in_any_case, limit as i64), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map((after.as_str(), bound, in_any_case, limit as i64, before), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let mut removed = 0;
     for (id, _) in found.iter().filter(|(_, old)| *old) {

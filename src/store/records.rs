@@ -49,7 +49,12 @@ pub const HEAD: &str =
 const AT: &str = select!(" FROM changes c JOIN feeds f ON f.no = c.feed WHERE c.seq = ?1");
 const BY_OP: &str = select!(" FROM changes c JOIN feeds f ON f.no = c.feed WHERE c.named = 1 AND c.device = ?1 AND c.op = ?2");
 const ENTRY: &str = select!(
-    ", c.rule, u.name AS user_name, d.id AS device_id, d.name AS device_name
+    ", c.rule, u.name AS user_name, d.id AS device_id, d.name AS device_name,
+       CASE WHEN c.device IS NULL
+         THEN (SELECT k.id FROM conflicts k WHERE k.tbl = f.tbl AND k.record = c.id AND k.resolved_version = c.version
+                 AND c.rule <> 'restore' AND (k.resolution <> 'use_server' OR k.reverted = 1) LIMIT 1)
+         ELSE (SELECT k.id FROM conflicts k WHERE k.device = c.device AND k.op = c.op LIMIT 1)
+       END AS conflict
      FROM changes c JOIN feeds f ON f.no = c.feed JOIN users u ON u.no = c.user LEFT JOIN devices d ON d.no = c.device WHERE c.seq = ?1"
 );
 
@@ -138,6 +143,26 @@ pub fn head(db: &Connection, table: TableNo, id: &str, device: Option<i64>) -> R
 pub fn at(db: &Connection, seq: Seq, device: Option<i64>) -> Result<Option<Stored>> {
     let mut query = db.prepare_cached(AT)?;
     Ok(query.query_row([seq], |row| from_row(row, device)).optional()?)
+}
+
+/// A version of a record by its number; `head` is the seq of the present one.
+pub fn numbered(db: &Connection, head: Seq, version: i64) -> Result<Option<Stored>> {
+    let mut query = db.prepare_cached(concat!(
+        "WITH RECURSIVE versions (seq, version, previous) AS (
+           SELECT seq, version, previous FROM changes WHERE seq = ?1
+           UNION ALL
+           SELECT c.seq, c.version, c.previous FROM versions v CROSS JOIN changes c ON c.seq = v.previous WHERE v.version > ?2 LIMIT ?3) ",
+        select!(" FROM versions v CROSS JOIN changes c ON c.seq = v.seq CROSS JOIN feeds f ON f.no = c.feed WHERE v.version = ?2")
+    ))?;
+    Ok(query.query_row((head, version, limits::LINEAGE_VERSIONS as i64), |row| from_row(row, None)).optional()?)
+}
+
+/// The scope's value of a record as it is now.
+pub fn scope(db: &Connection, table: TableNo, id: &str) -> Result<Option<String>> {
+    let mut query = db.prepare_cached(
+        "SELECT f.scope FROM heads h CROSS JOIN changes c ON c.seq = h.seq CROSS JOIN feeds f ON f.no = c.feed WHERE h.tbl = ?1 AND h.id = ?2",
+    )?;
+    Ok(query.query_row((table, Key::of(id)), |row| row.get(0)).optional()?)
 }
 
 /// The version that a device's named operation made, whatever record that was of.
@@ -377,8 +402,10 @@ pub struct Entry {
     pub device_name: Option<String>,
     /// The author's role then.
     pub role: String,
-    /// The rule that decided it.
+    /// The rule that decided it, or `resolve`, `revert` or `restore`: what a person did.
     pub rule: Option<String>,
+    /// The conflict that it came of.
+    pub conflict: Option<String>,
 }
 
 /// The version at a seq, with its author.
@@ -392,6 +419,7 @@ pub fn entry(db: &Connection, seq: Seq) -> Result<Option<Entry>> {
             device_name: row.get("device_name")?,
             role: row.get("role")?,
             rule: row.get("rule")?,
+            conflict: row.get("conflict")?,
         })
     });
     Ok(found.optional()?)

@@ -2,12 +2,15 @@
 
 pub mod accounts;
 pub mod answer;
+pub mod conflicts;
 pub mod delta;
 pub mod devices;
+pub mod differences;
 pub mod office;
 pub mod pull;
 pub mod push;
 pub mod records;
+pub mod resolve;
 pub mod retention;
 pub mod status;
 pub mod verify;
@@ -30,6 +33,9 @@ pub enum Error {
     /// Something that the caller can understand and mend.
     #[error("{1}")]
     Problem(Code, String),
+    /// A record is not as the caller saw it: a sentence, and its present version (0: there is none).
+    #[error("{0}")]
+    Changed(String, i64),
     /// The rules do not hold together.
     #[error("{0}")]
     Rules(String),

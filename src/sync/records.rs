@@ -10,7 +10,7 @@ use crate::domain::rules::Scope;
 use crate::protocol::problem::Code;
 use crate::store::records;
 
-use super::{App, Result, answer, problem};
+use super::{App, Result, answer, differences, problem};
 
 /// The newest versions that a page of history walks over without showing any: those of feeds that the actor never saw.
 const HIDDEN_STEPS: usize = limits::LINEAGE_VERSIONS;
@@ -117,7 +117,8 @@ fn describe(id: &str, entry: &records::Entry, before: Option<&Content>) -> Value
         "edited_at": clock::text(version.edited_at),
         "received_at": clock::text(version.received_at),
         "rule": entry.rule,
-        "changed": before.map_or_else(|| version.content.differences(&Content::default()), |before| version.content.differences(before)),
+        "conflict_id": entry.conflict,
+        "changed": differences::paths(&version.content, before.unwrap_or(&Content::default())),
         "data": serde_json::from_slice::<Value>(&record).unwrap_or(Value::Null),
     })
 }

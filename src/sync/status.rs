@@ -48,7 +48,10 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
             Ok((open, day, meta::bytes(db)?))
         })
         .await?;
-    let open_conflicts: i64 = feeds.iter().filter_map(|feed| open.get(feed)).sum();
+    let open_conflicts: i64 = match wide {
+        true => feeds.iter().filter_map(|feed| open.get(feed)).sum(),
+        false => super::conflicts::open_of_store(app, actor).await?,
+    };
     let (changes, clashes) = feeds.iter().filter_map(|feed| day.get(feed)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     let tables: serde_json::Map<String, Value> = office
         .tables()

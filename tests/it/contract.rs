@@ -48,6 +48,13 @@ write = "service"
 
 [tables.payroll]
 read = "manager"
+
+[tables.cases]
+rule = "manual"
+scope = "store"
+
+[tables.badges]
+unique = ["code"]
 "#;
 
 fn operation(id: &str) -> &'static Operation {
@@ -56,7 +63,7 @@ fn operation(id: &str) -> &'static Operation {
 
 /// A path with its parameters filled in.
 fn path(operation: &Operation, parameters: &[(&str, &str)]) -> String {
-    let all = [("{table}", "forms"), ("{id}", "f1"), ("{file}", "style.css")];
+    let all = [("{table}", "forms"), ("{id}", "f1"), ("{file}", "style.css"), ("{version}", "1")];
     let given = parameters.iter().copied().chain(all);
     given.fold(operation.path.clone(), |path, (name, value)| path.replace(name, value))
 }
@@ -196,6 +203,8 @@ async fn good_days(tour: &Tour, office: &Appliance, admin: &Device, till: &Devic
                          "records": { "forms": [0, 255] } });
     let verified = tour.call(till, "verify", "/api/v1/sync/verify", Some(verify)).await.ok();
     assert_eq!((&verified["current"], &verified["tables"]["submissions"]["matches"]), (&json!(true), &json!(true)), "{verified}");
+    inbox(tour, admin, till, waits["conflicts"][0]["conflict_id"].as_str().unwrap(), lost["conflicts"][0]["conflict_id"].as_str().unwrap())
+        .await;
 
     tour.call(till, "status", "/api/v1/sync/status", None).await.ok();
     tour.call(admin, "status", &format!("/api/v1/sync/status?device_id={}", till.id), None).await.ok();
@@ -244,6 +253,47 @@ async fn good_days(tour: &Tour, office: &Appliance, admin: &Device, till: &Devic
     let code = server::setup_code(&empty.app).await.unwrap().unwrap();
     let body = json!({ "code": code, "username": "ada", "password": PASSWORD });
     tour.call(&Device::stranger(empty.address), "setup", "/api/v1/setup", Some(body)).await.ok();
+}
+
+/// The inbox: an open conflict of a record that left the till's view, and one that a rule decided.
+async fn inbox(tour: &Tour, admin: &Device, till: &Device, open: &str, lost: &str) {
+    let list = tour.call(admin, "listConflicts", "/api/v1/sync/conflicts?limit=1", None).await.ok();
+    let more = format!("/api/v1/sync/conflicts?after={}", list["next"].as_str().unwrap());
+    assert!(tour.call(admin, "listConflicts", &more, None).await.ok()["next"].is_null());
+    tour.call(till, "listConflicts", "/api/v1/sync/conflicts?status=open&table=submissions", None).await.ok();
+    tour.call(till, "listConflicts", "/api/v1/sync/conflicts?status=lost", None).await.refused(400, "invalid_request");
+    tour.call(till, "listConflicts", "/api/v1/sync/conflicts?table=nonsense", None).await.refused(422, "unknown_table");
+    tour.call(till, "listConflicts", "/api/v1/sync/conflicts?table=payroll", None).await.refused(403, "forbidden");
+    let path = |id: &str| format!("/api/v1/sync/conflicts/{id}");
+    assert_eq!(tour.call(admin, "readConflict", &path(open), None).await.ok()["status"], "open");
+    tour.call(till, "readConflict", &path(open), None).await.refused(404, "not_found");
+    let resolve =
+        async |device, id: &str, body: Value| tour.call(device, "resolveConflict", &format!("{}/resolve", path(id)), Some(body)).await;
+    resolve(till, open, json!({ "resolution": "use_server" })).await.refused(404, "not_found");
+    let unfit = json!({ "resolution": "use_merged", "merged_data": { "store_id": "?!" } });
+    resolve(admin, open, unfit).await.refused(422, "invalid_record");
+    let resolved =
+        resolve(admin, open, json!({ "resolution": "use_client", "merged_data": null, "version": 3, "revert": false })).await.ok();
+    assert_eq!((&resolved["version"], &resolved["conflict"]["resolved"]["by"]), (&json!(4), &json!("ada")), "{resolved}");
+    resolve(admin, open, json!({ "resolution": "use_server" })).await.refused(409, "conflict_closed");
+    let changed = resolve(admin, lost, json!({ "resolution": "use_client" })).await;
+    changed.refused(409, "conflict_changed");
+    assert_eq!(changed.body["version"], 4);
+
+    // Restoring, and a key that another record took meanwhile.
+    for badge in [json!({ "id": "b1", "code": 1 }), json!({ "id": "b1", "version": 1, "code": 2 }), json!({ "id": "b2", "code": 1 })] {
+        tour.push(till, json!({ "changes": { "badges": [badge] } })).await.ok();
+    }
+    let restore = async |id: &str, version: &str, body: Value| {
+        tour.call(till, "restoreVersion", &format!("/api/v1/records/{id}/history/{version}/restore"), Some(body)).await
+    };
+    restore("badges/b1", "1", json!({ "version": 1 })).await.refused(409, "conflict_changed");
+    restore("badges/b1", "1", json!({})).await.refused(409, "unique_taken");
+    tour.push(till, json!({ "changes": { "badges": [{ "id": "b2", "version": 1, "deleted": true }] } })).await.ok();
+    assert_eq!(restore("badges/b1", "1", json!({ "version": 2 })).await.ok()["version"], 3);
+    restore("badges/b2", "2", json!({})).await.refused(422, "invalid_record");
+    restore("badges/b2", "7", json!({})).await.refused(404, "not_found");
+    restore("nonsense/b2", "1", json!({})).await.refused(422, "unknown_table");
 }
 
 /// What every operation refuses in the same way.
@@ -510,6 +560,9 @@ fn the_description_lists_the_routes_of_the_code_and_no_others() {
 /// a service, a manager and an admin.
 type Row = (&'static str, &'static [(&'static str, &'static str)], Option<Value>, [u16; 4]);
 
+/// An open conflict over a record of store B.
+const OF_B: &str = "00000000-0000-7000-8000-00000000000b";
+
 fn rights() -> Vec<Row> {
     vec![
         ("push", &[], Some(json!({})), [200, 200, 200, 200]),
@@ -537,6 +590,14 @@ fn rights() -> Vec<Row> {
         ("readHistory", &[], None, [200, 200, 200, 200]),
         ("readHistory", &[("{table}", "submissions"), ("{id}", "of-b")], None, [404, 200, 200, 200]),
         ("readHistory", &[("{table}", "payroll"), ("{id}", "p1")], None, [403, 403, 200, 200]),
+        // What is shown of a conflict in store B, and what may be decided there: a version that it does not have is told to those
+        // who may.
+        ("listConflicts", &[], None, [200, 200, 200, 200]),
+        ("readConflict", &[("{id}", OF_B)], None, [404, 200, 200, 200]),
+        ("resolveConflict", &[("{id}", OF_B)], Some(json!({ "resolution": "use_client", "version": 9 })), [404, 403, 409, 409]),
+        ("restoreVersion", &[("{table}", "submissions"), ("{id}", "of-b")], Some(json!({})), [404, 403, 200, 200]),
+        ("restoreVersion", &[], Some(json!({})), [403, 403, 200, 200]),
+        ("restoreVersion", &[("{table}", "payroll"), ("{id}", "p1")], Some(json!({})), [403, 403, 200, 200]),
         ("logout", &[], None, [204, 204, 204, 204]),
         // Open to all: what is asked here is refused for what it says, not for who asks.
         ("login", &[], Some(json!({})), [400, 400, 400, 400]),
@@ -569,6 +630,11 @@ async fn every_route_is_closed_to_strangers_and_does_for_each_role_what_the_tabl
     admin.push_one("forms", json!({ "id": "f1" })).await.applied("forms", "f1");
     admin.push_one("submissions", json!({ "id": "of-b", "store_id": "B" })).await.applied("submissions", "of-b");
     admin.push_one("payroll", json!({ "id": "p1" })).await.applied("payroll", "p1");
+
+    // A conflict of a known name, in store B.
+    admin.push_one("cases", json!({ "id": "of-b", "store_id": "B", "n": 1 })).await.applied("cases", "of-b");
+    office.device("bob", "1").await.push_one("cases", json!({ "id": "of-b", "version": 0, "n": 2 })).await.conflict("of-b");
+    meddle(&office, &format!("UPDATE conflicts SET id = '{OF_B}'"));
 
     let table = rights();
     let rows: BTreeSet<&str> = table.iter().map(|(id, ..)| *id).collect();
@@ -625,6 +691,7 @@ async fn each_role_writes_the_tables_that_are_its_own() {
         ("visits", [true, false, true, true]),
         ("scores", [false, true, false, false]),
         ("payroll", [true, false, true, true]),
+        ("cases", [true, false, true, true]),
     ] {
         for (device, may) in callers.iter().zip(may) {
             let id = format!("{table}-{}", device.id);

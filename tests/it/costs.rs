@@ -172,6 +172,16 @@ async fn every_statement_of_the_calls_that_devices_make_goes_by_an_index() {
         till.push_one("visits", json!({ "id": "v3" })).await.applied("visits", "v3");
         assert_eq!(till.pull_with(json!({ "last_sync_timestamp": time })).await.ids(), ["visits/v3"]);
         till.push(json!({ "last_sync_timestamp": time, "changes": { "visits": [{ "id": "v3", "n": 1 }] } })).await;
+        for query in ["", "?table=visits", "?device_id=ben-1&status=resolved", "?status=open"] {
+            let list = anna.get(&format!("/api/v1/sync/conflicts{query}")).await.ok();
+            till.get(&format!("/api/v1/sync/conflicts{query}")).await.ok();
+            for conflict in list["conflicts"].as_array().unwrap() {
+                let path = format!("/api/v1/sync/conflicts/{}", conflict["conflict_id"].as_str().unwrap());
+                anna.get(&path).await.ok();
+                anna.post(&format!("{path}/resolve"), json!({ "resolution": "use_client", "revert": true })).await;
+            }
+        }
+        till.post("/api/v1/records/visits/v3/history/1/restore", json!({})).await.ok();
         anna.pull().await;
         till.record("visits", "v1").await.ok();
         till.get("/api/v1/records/visits/v1/history").await.ok();
@@ -415,6 +425,52 @@ async fn a_hidden_id_and_an_absent_one_run_the_same_statements_and_answer_the_sa
             compare(way, first, (&hidden, &absent));
             // And once more: the refusal is remembered for both alike.
             compare(way, (send(&hidden).await, send(&absent).await), (&hidden, &absent));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hidden_conflict_or_version_and_an_absent_one_run_the_same_statements() {
+    let watched = Watched::start().await;
+    let office = &watched.office;
+    let (ben, anna, dora) = (office.clerk("ben", "A").await, office.boss("anna").await, office.clerk("dora", "B").await);
+    for record in [json!({ "id": "v", "n": 1 }), json!({ "id": "v", "version": 1, "n": 2 })] {
+        dora.push_one("visits", record).await.applied("visits", "v");
+    }
+    let other = office.enrolled("dora", "2").await;
+    let hidden = other.push_one("visits", json!({ "id": "v", "version": 1, "n": 3, "updated_at": "2001-01-01T00:00:00Z" })).await;
+    let hidden = hidden.conflict("v")["conflict_id"].as_str().unwrap().to_owned();
+    // The record comes to A, and what it was with B stays hidden.
+    anna.push_one("visits", json!({ "id": "v", "version": 2, "store_id": "A", "n": 4 })).await.applied("visits", "v");
+    for open in [false, true] {
+        if open {
+            let open = |db: &rusqlite::Connection, _: &mut _| Ok(Outcome::Keep(db.execute_batch("UPDATE conflicts SET status = 'open'")?));
+            office.app.store.writer.run(open).await.unwrap();
+        }
+        for (what, hidden, absent) in [
+            ("/api/v1/sync/conflicts/#", hidden.as_str(), "00000000-0000-7000-8000-000000000000"),
+            ("/api/v1/sync/conflicts/#/resolve", &hidden, "00000000-0000-7000-8000-000000000000"),
+            ("/api/v1/records/visits/v/history/#/restore", "2", "7"),
+        ] {
+            let ask = async |id: &str| {
+                let (path, ben) = (what.replace('#', id), ben.clone());
+                watched
+                    .watch(async {
+                        match what.rsplit('/').next() {
+                            Some("resolve") => ben.post(&path, json!({ "resolution": "use_server" })).await,
+                            Some("restore") => ben.post(&path, json!({})).await,
+                            _ => ben.get(&path).await,
+                        }
+                    })
+                    .await
+            };
+            ask(absent).await;
+            let (hidden, absent) = (ask(hidden).await, ask(absent).await);
+            hidden.0.refused(404, "not_found");
+            assert_eq!(without_request_id(&hidden.0.text), without_request_id(&absent.0.text), "{what}");
+            let statements = |ran: &Ran| ran.iter().map(|(sql, _)| sql.clone()).collect::<Vec<_>>();
+            assert!(!hidden.1.is_empty(), "{what}: nothing was seen");
+            assert_eq!(statements(&hidden.1), statements(&absent.1), "{what}");
         }
     }
 }

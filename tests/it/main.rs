@@ -13,6 +13,7 @@ mod costs;
 mod durability;
 mod exactly_once;
 mod guide;
+mod inbox;
 mod oracle;
 mod presets;
 mod pulling;
