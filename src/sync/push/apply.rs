@@ -287,7 +287,8 @@ impl Job<'_> {
         let server = holder.as_ref().map(|(_, other)| other).or(current);
         let feed = match server {
             Some(stored) => stored.feed,
-            None => self.feed(table, "")?,
+            // A create that waits is in the feed that it asks for.
+            None => self.feed(table, &conflict.client.as_ref().map_or_else(String::new, |content| table.scope_of(content)))?,
         };
         let updated_at = change.updated_at.unwrap_or(self.frame.now);
         let mut row = conflicts::Conflict {
