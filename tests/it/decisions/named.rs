@@ -1,0 +1,1 @@
+//! Each rule in a small case that shows it.
