@@ -614,7 +614,8 @@ fn story(case: &Case) -> String {
         Began::Data(data) => format!("data {}", json!(data)),
         other => format!("{other:?}"),
     };
-    text + &format!("{shown}\n  base {base}, {position:?}, by its clock {when:?}, edited {edited}, named {named}")
+    let last = format!("{shown}\n  base {base}, {position:?}, by its clock {when:?}, edited {edited}, named {named}");
+    text + last.as_str()
 }
 
 const CASES: u64 = 100_000;
