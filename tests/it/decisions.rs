@@ -1,7 +1,9 @@
 //! `domain::decide` against a second writing-down of the rules (`reference`), over a hundred thousand random short histories
 //! and one change each; and each rule in a small case that shows it (`named`).
 
+mod functions;
 mod named;
+mod orders;
 mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
