@@ -263,9 +263,11 @@ fn taken<'a>(rules: &TableRules, walked: &str, into: Option<&'a str>, from: Opti
     };
     let name = |element: &str| key(element, by).map(|key| name_of(&key).into_owned());
     let mut theirs: HashMap<String, &str> = source.iter().rev().filter_map(|element| Some((name(element)?, *element))).collect();
-    let mut list: Vec<Cow<'_, str>> = Vec::with_capacity(target.len());
+    let (mut list, mut met): (Vec<Cow<'_, str>>, HashSet<String>) = (Vec::with_capacity(target.len()), HashSet::new());
     for element in target {
-        match name(element).and_then(|name| Some((steps.get(name.as_str())?, name))) {
+        // Of several with one name the first is compared, and the first is taken.
+        let first = name(element).filter(|name| met.insert(name.clone()));
+        match first.and_then(|name| Some((steps.get(name.as_str())?, name))) {
             Some((rest, name)) => list.extend(taken(rules, &path::join(walked, &name), Some(element), theirs.remove(&name), rest)),
             None => list.push(element.into()),
         }
@@ -488,5 +490,8 @@ mod tests {
             assert_eq!(taken.text(), expected, "{path}");
             assert_eq!(at(&all, &taken, path), at(&all, &content(from), path), "{path}");
         }
+        let twice = content(r#"{"m":[{"id":"k","s":1},{"id":"k","s":5}]}"#);
+        let taken = take(&all, &twice, [&"m.k.s".to_owned()], &content(from));
+        assert_eq!(taken.text(), r#"{"m":[{"id":"k","s":2},{"id":"k","s":5}]}"#);
     }
 }
