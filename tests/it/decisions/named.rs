@@ -203,6 +203,7 @@ fn cursor_own_a_position_tells_the_base_only_where_all_since_is_the_devices_own_
     let case = |history: Vec<Row>, position| Case { position, ..whole(by_field(), history, Began::Position, json!({"a": 2, "n": 5})) };
     let own = mine(2, 300, json!({"a": 1, "n": 5}));
     let merged = Row { clean: false, ..own.clone() };
+    let last = mine(3, 400, json!({"a": 3, "n": 5}));
     let lost = Said { data: Some(data(json!({"a": 4, "n": 5}))), when: 300, version: 1, seq: 15, clean: false };
     let two = |second: &Row| vec![first.clone(), second.clone()];
     let open = "gap: * to none";
@@ -213,6 +214,8 @@ fn cursor_own_a_position_tells_the_base_only_where_all_since_is_the_devices_own_
             (case(two(&own), at(10)), r#"applied {"a":2,"n":5}"#),
             (case(two(&theirs(2, 300, json!({"a": 1, "n": 5}))), at(10)), open),
             (Case { said: said(&merged, json!({"a": 0, "n": 5})), ..case(two(&merged), at(10)) }, open),
+            // Not even where its last word was taken as sent.
+            (Case { said: said(&last, json!({"a": 3, "n": 5})), ..case(vec![first.clone(), merged.clone(), last.clone()], at(10)) }, open),
             (Case { said: Some(lost.clone()), ..case(vec![first.clone()], at(10)) }, open),
             (Case { said: Some(lost), ..case(vec![first.clone()], at(15)) }, r#"applied {"a":2,"n":5}"#),
             (case(vec![first.clone()], Position::Presented { seq: 10, finished: false }), open),
