@@ -426,13 +426,12 @@ fn weigh(given: &Given<'_>) -> Result<Decision, Early> {
         return Ok(weighing.lost(current, Why::Late));
     }
     // Equal content is not the same deed where both sides moved a counter to it.
-    let moved = !deletes && merge::moves_delta(rules, wanted.base.as_deref(), &wanted.to, wanted.patch);
+    let moved = !deletes && merge::moves_delta(rules, wanted.base.as_deref(), &wanted.to, &current.content, wanted.patch);
     let known = wanted.base.is_some();
     if same && !(moved && (measure.others || !known)) {
         return Ok(Decision::Noop(weighing.client()));
     }
-    let named = known && !(measure.others && change.base == Base::Absent && given.position == Position::Never);
-    if rules.stale == Some(Stale::ServerWins) && !deletes && !named && given.edited_at < current.edited_at {
+    if rules.stale == Some(Stale::ServerWins) && !deletes && !known && given.edited_at < current.edited_at {
         return Ok(weighing.lost(current, Why::Stale));
     }
     if moved && (measure.gap || !known) {
@@ -579,16 +578,19 @@ impl Weighing<'_> {
         Ok(Decision::Conflict(conflict))
     }
 
-    /// The edit laid over the last live content.
+    /// The edit laid over the last live content. The record stays where it was, unless the edit is what moves it.
     fn revived(&self, current: &Version) -> Content {
-        let (rules, to) = (self.given.rules, &self.wanted.to);
-        let Some(base) = self.wanted.base.as_deref() else {
-            // It stays where it was.
-            let scope = rules.scope_field().and_then(|field| Some((field, current.content.value(field)?)));
-            return scope.map_or_else(|| to.clone(), |(field, value)| to.with(field, value));
+        let (rules, to, base) = (self.given.rules, &self.wanted.to, self.wanted.base.as_deref());
+        let laid = match base {
+            None => to.clone(),
+            Some(base) => {
+                let merge = merge::three_way(rules, Some(base), to, &current.content, true);
+                merge::take(rules, &merge.result, &merge.conflicts, to)
+            }
         };
-        let merge = merge::three_way(rules, Some(base), to, &current.content, true);
-        merge::take(rules, &merge.result, &merge.conflicts, to)
+        let scope = rules.scope_field().filter(|field| base.is_none_or(|base| base.field(field) == to.field(field)));
+        let kept = scope.and_then(|field| Some((field, current.content.value(field)?)));
+        kept.map_or_else(|| laid.clone(), |(field, value)| laid.with(field, value))
     }
 
     /// An edit of a live record, field by field.

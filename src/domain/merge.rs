@@ -39,16 +39,16 @@ pub fn three_way(rules: &TableRules, base: Option<&Content>, client: &Content, s
     Merge { result, conflicts: merging.conflicts }
 }
 
-/// Did the change move a field whose function counts from the base? On an unknown base every such field that is there counts,
-/// of a patch those that it names.
-pub fn moves_delta(rules: &TableRules, base: Option<&Content>, client: &Content, patch: Option<&Content>) -> bool {
+/// Did the change move a field whose function counts from the base? A missing value counts as null does. On an unknown base
+/// every such field counts that the client has (of a patch those that it names), or that differs from the server's.
+pub fn moves_delta(rules: &TableRules, base: Option<&Content>, client: &Content, server: &Content, patch: Option<&Content>) -> bool {
+    let value = |content: &Content, path: &str| at(rules, content, path).filter(|value| value != "null");
     let mut deltas = rules.merge.iter().filter(|(_, function)| function.is_delta()).map(|(path, _)| path.as_str());
     deltas.any(|path| {
-        let Some(value) = at(rules, client, path) else { return false };
-        match (base, patch) {
-            (Some(base), _) => at(rules, base, path).as_deref() != Some(&*value),
-            (None, Some(patch)) => at(rules, patch, path).is_some(),
-            (None, None) => true,
+        let named = || patch.map_or_else(|| value(client, path).is_some(), |patch| at(rules, patch, path).is_some());
+        match base {
+            Some(base) => value(base, path) != value(client, path),
+            None => named() || value(client, path) != value(server, path),
         }
     })
 }
@@ -91,10 +91,13 @@ impl Merging<'_> {
                     }
                     return theirs_too;
                 };
-                if theirs == began {
-                    return ours_too;
+                let alone = theirs == began;
+                if !alone && functions::present(ours) == functions::present(began) {
+                    return theirs_too;
                 }
                 return match functions::moved(function, began, ours, theirs) {
+                    _ if alone && !self.whole => ours_too,
+                    Some(_) if alone => ours_too,
                     Some(value) => Some(value.into()),
                     None => self.conflict(path, theirs),
                 };
@@ -111,10 +114,11 @@ impl Merging<'_> {
         if alone && Some(theirs) == began {
             return ours_too;
         }
+        let both = functions::present(ours).is_some() && functions::present(theirs).is_some();
         let value = match function {
             None if self.opens(path) => self.opened(path, began, ours, theirs).map(Some),
             None | Some(Function::Rule(_)) => None,
-            Some(Function::Union { by: Some(by) }) => self.united(path, by, began, ours, theirs).map(Some),
+            Some(Function::Union { by: Some(by) }) if both => self.united(path, by, began, ours, theirs).map(Some),
             Some(function) => functions::joined(function, began, ours, theirs),
         };
         match value {
@@ -259,9 +263,11 @@ fn taken<'a>(rules: &TableRules, walked: &str, into: Option<&'a str>, from: Opti
     };
     let name = |element: &str| key(element, by).map(|key| name_of(&key).into_owned());
     let mut theirs: HashMap<String, &str> = source.iter().rev().filter_map(|element| Some((name(element)?, *element))).collect();
-    let mut list: Vec<Cow<'_, str>> = Vec::with_capacity(target.len());
+    let (mut list, mut met): (Vec<Cow<'_, str>>, HashSet<String>) = (Vec::with_capacity(target.len()), HashSet::new());
     for element in target {
-        match name(element).and_then(|name| Some((steps.get(name.as_str())?, name))) {
+        // Of several with one name the first is compared, and the first is taken.
+        let first = name(element).filter(|name| met.insert(name.clone()));
+        match first.and_then(|name| Some((steps.get(name.as_str())?, name))) {
             Some((rest, name)) => list.extend(taken(rules, &path::join(walked, &name), Some(element), theirs.remove(&name), rest)),
             None => list.push(element.into()),
         }
@@ -452,11 +458,18 @@ mod tests {
         ] {
             assert_eq!(merged(&all, base, client, server), expected, "{base} {client} {server}");
         }
-        assert!(moves_delta(&all, Some(&content(r#"{"n":1}"#)), &content(r#"{"n":2}"#), None));
-        assert!(!moves_delta(&all, Some(&content(r#"{"n":1}"#)), &content(r#"{"n":1,"z":1}"#), None));
-        assert!(moves_delta(&all, None, &content(r#"{"o":{"n":1}}"#), None));
-        assert!(!moves_delta(&all, None, &content(r#"{"n":1,"z":1}"#), Some(&content(r#"{"z":1}"#))));
-        assert!(!moves_delta(&all, None, &content(r#"{"z":1}"#), None));
+        let moves = |base: Option<&str>, client: &str, server: &str, patch: Option<&str>| {
+            moves_delta(&all, base.map(content).as_ref(), &content(client), &content(server), patch.map(content).as_ref())
+        };
+        assert!(moves(Some(r#"{"n":1}"#), r#"{"n":2}"#, r#"{"n":2}"#, None));
+        assert!(moves(Some(r#"{"n":1}"#), "{}", "{}", None));
+        assert!(!moves(Some(r#"{"n":1}"#), r#"{"n":1,"z":1}"#, r#"{"n":7}"#, None));
+        assert!(!moves(Some("{}"), r#"{"n":null}"#, r#"{"n":7}"#, None));
+        assert!(moves(None, r#"{"o":{"n":1}}"#, r#"{"o":{"n":1}}"#, None));
+        assert!(moves(None, "{}", r#"{"n":1}"#, None));
+        assert!(moves(None, r#"{"n":1}"#, r#"{"n":1}"#, Some(r#"{"n":1}"#)));
+        assert!(!moves(None, r#"{"n":1,"z":1}"#, r#"{"n":1}"#, Some(r#"{"z":1}"#)));
+        assert!(!moves(None, r#"{"z":1}"#, "{}", None));
     }
 
     #[test]
@@ -477,5 +490,8 @@ mod tests {
             assert_eq!(taken.text(), expected, "{path}");
             assert_eq!(at(&all, &taken, path), at(&all, &content(from), path), "{path}");
         }
+        let twice = content(r#"{"m":[{"id":"k","s":1},{"id":"k","s":5}]}"#);
+        let taken = take(&all, &twice, [&"m.k.s".to_owned()], &content(from));
+        assert_eq!(taken.text(), r#"{"m":[{"id":"k","s":2},{"id":"k","s":5}]}"#);
     }
 }

@@ -10,6 +10,8 @@ mod commands;
 mod conflicts;
 mod contract;
 mod costs;
+mod counters;
+mod decisions;
 mod durability;
 mod exactly_once;
 mod guide;

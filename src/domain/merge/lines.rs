@@ -18,7 +18,9 @@ pub(super) fn merge(base: &str, client: &str, server: &str) -> String {
         return server.join("\n");
     }
     let merged = by_place(&base, &client, &server);
-    if has(&base, &client, &merged) { merged } else { by_line(&base, &client, &server) }.join("\n")
+    let merged = if has(&base, &client, &merged) { merged } else { by_line(&base, &client, &server) };
+    // Where what came out is by chance what it was before both edits, the same change again would count as the only one.
+    if merged == base { client } else { merged }.join("\n")
 }
 
 /// Does a text have the client's change? It has its lines in their order, but for old ones that are gone from it, and no old
@@ -201,6 +203,8 @@ mod tests {
             ("a\nb", "a\nb", "c", "c"),
             ("a\nb", "c", "a\nb", "c"),
             ("x", "", "y", "y"),
+            // Copies of a line, of which each side removed another one.
+            ("c\nb\nc\nd\nb", "b\nc\nd\nb", "c\nc\nd\nb", "b\nc\nd\nb"),
         ] {
             assert_eq!(merge(base, client, server), expected, "{base:?} {client:?} {server:?}");
             let once = merge(base, client, server);
