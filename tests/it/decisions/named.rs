@@ -134,6 +134,10 @@ fn equal_delta_the_same_number_is_not_the_same_deed() {
         vec![
             (case(json!({"n": 5}), json!({"n": 3}), json!({"n": 3})), r#"merged {"n":1}"#),
             (case(json!({"l": []}), json!({"l": [1]}), json!({"l": [1]})), r#"merged {"l":[1,1]}"#),
+            // Taken away by one it counts as 0, by both it is gone.
+            (case(json!({"n": 5}), json!({"n": 7}), json!({})), r#"merged {"n":2}"#),
+            (case(json!({"n": 5}), json!({}), json!({})), "noop"),
+            (case(json!({"a": 1}), json!({"a": 1, "n": null}), json!({"a": 1, "n": null})), "noop"),
             (case(json!({"a": 5}), json!({"a": 3}), json!({"a": 3})), "noop"),
             (case(json!({"n": 5, "a": 1}), json!({"n": 5, "a": 2}), json!({"n": 5, "a": 2})), "noop"),
             // Its own edit sent twice under two names is one device's twice: measured against what it said last.
@@ -250,9 +254,14 @@ fn field_author_each_field_is_contested_with_whom_changed_it() {
     ];
     let case = |rule, to| whole(TableRules { rule, ..by_field() }, history.clone(), Began::Version(1), to);
     let o = json!({"p": 1, "q": 1});
+    // A whole record is contested with the strongest of all since the base.
+    let whole_record = TableRules { granularity: Granularity::Record, ..by_field() };
+    let later_before = vec![theirs(1, 200, json!({"a": 1})), theirs(2, 600, json!({"a": 2})), theirs(3, 400, json!({"a": 3}))];
     check(
         "field_author",
         vec![
+            (whole(whole_record, later_before.clone(), Began::Version(1), json!({"a": 7})), "rule: a to server"),
+            (whole(by_field(), later_before, Began::Version(1), json!({"a": 7})), r#"rule: a to client, writes {"a":7}"#),
             (case(Rule::LatestWins, json!({"a": 7, "b": 1, "o": o})), r#"rule: a to client, writes {"a":7,"b":2,"o":{"p":2,"q":2}}"#),
             (case(Rule::LatestWins, json!({"a": 1, "b": 7, "o": o})), "rule: b to server"),
             (
@@ -380,6 +389,7 @@ fn a_null_base_is_not_an_unknown_one() {
                 r#"rule: b to client, c to client, writes {"a":1,"c":1}"#,
             ),
             // A patch over nothing says nothing of what it does not name.
+            (patch(by_field(), there(json!({"b": 1, "n": 3})), Began::Nothing, json!({"a": 2})), r#"applied {"a":2,"b":1,"n":3}"#),
             (patch(by_field(), there(json!({"a": 1, "n": 3})), Began::Nothing, json!({"n": 4})), r#"merged {"a":1,"n":7}"#),
         ],
     );

@@ -122,6 +122,10 @@ fn written_path(names: &[String]) -> String {
     names.iter().map(step).collect::<Vec<String>>().join(".")
 }
 
+fn below(path: &[String], name: &str) -> Vec<String> {
+    path.iter().cloned().chain([name.to_owned()]).collect()
+}
+
 fn read_path(text: &str) -> Vec<String> {
     let (mut names, mut escaped) = (vec![String::new()], false);
     for c in text.chars() {
@@ -215,7 +219,7 @@ impl Together<'_> {
         let mut result = Fields::new();
         for name in mine.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
             let began = from.map(|from| from.get(name));
-            if let Some(value) = self.value(&[name.clone()], began, mine.get(name), theirs.get(name)) {
+            if let Some(value) = self.value(std::slice::from_ref(name), began, mine.get(name), theirs.get(name)) {
                 result.insert(name.clone(), value);
             }
         }
@@ -329,10 +333,7 @@ impl Together<'_> {
             }
             Function::Union { by: Some(by) } => {
                 let (mine, theirs) = (mine.as_array()?.clone(), theirs.as_array()?.clone());
-                let before = match began {
-                    None => None,
-                    Some(began) => Some(began.and_then(Value::as_array).cloned().unwrap_or_default()),
-                };
+                let before = began.map(|began| began.and_then(Value::as_array).cloned().unwrap_or_default());
                 let find = |list: &[Value], name: &str| list.iter().find(|e| element_name(e, by).as_deref() == Some(name)).cloned();
                 let (mut all, mut met) = (Vec::new(), BTreeSet::new());
                 for element in &theirs {
@@ -340,7 +341,7 @@ impl Together<'_> {
                     let ours = name.as_deref().filter(|name| !met.contains(*name)).and_then(|name| find(&mine, name));
                     match (&name, ours) {
                         (Some(name), Some(ours)) => {
-                            let deeper = [path, &[name.clone()]].concat();
+                            let deeper = below(path, name);
                             let began = before.as_ref().map(|before| find(before, name));
                             all.extend(self.value(&deeper, began.as_ref().map(Option::as_ref), Some(&ours), Some(element)));
                         }
@@ -386,7 +387,7 @@ impl Together<'_> {
         };
         let mut result = serde_json::Map::new();
         for name in mine.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
-            let deeper = [path, &[name.clone()]].concat();
+            let deeper = below(path, name);
             let began = began.as_ref().map(|began| began.get(name));
             if let Some(value) = self.value(&deeper, began, mine.get(name), theirs.get(name)) {
                 result.insert(name.clone(), value);
@@ -538,7 +539,7 @@ impl<'a> Ruling<'a> {
 
     fn placed(&self, walked: &[String], into: Option<&Value>, from: Option<&Value>, rest: &[String]) -> Option<Value> {
         let Some(name) = rest.first() else { return from.cloned() };
-        let deeper = [walked, &[name.clone()]].concat();
+        let deeper = below(walked, name);
         match (into, from) {
             (Some(Value::Object(into)), Some(Value::Object(from))) => {
                 let mut object = into.clone();
