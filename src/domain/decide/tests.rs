@@ -1,9 +1,13 @@
 //! Cases of `decide`, each with its expected decision.
 
 use super::*;
+use crate::domain::actor::{Actor, Role};
+use crate::domain::ask::Replies;
+use crate::domain::change::{Change, Position};
+use crate::domain::clock::Micros;
 use crate::domain::ids::{RecordId, StoreId, UserId};
-use crate::domain::record::unquote;
-use crate::domain::rules::Scope;
+use crate::domain::record::{Hash, unquote};
+use crate::domain::rules::{Scope, TableRules};
 
 fn content(json: &str) -> Content {
     Content::from_value(&serde_json::from_str(json).unwrap()).unwrap()
