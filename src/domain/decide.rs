@@ -72,7 +72,7 @@ fn weigh(given: &Given<'_>) -> Result<Decision, Early> {
             _ => Ok(Decision::Apply(weighing.write(ready))),
         };
     };
-    let same = if deletes { current.deleted } else { !current.deleted && wanted.to == current.content };
+    let same = if deletes { current.deleted } else { !current.deleted && *wanted.to == current.content };
     if rules.append_only {
         return if same && !deletes {
             Ok(Decision::Noop(weighing.client()))
@@ -150,14 +150,15 @@ impl Weighing<'_> {
     }
 
     fn client(&self) -> Option<Content> {
-        (!self.deletes()).then(|| self.wanted.to.clone())
+        (!self.deletes()).then(|| self.wanted.to.clone().into_owned())
     }
 
     fn write(&self, content: Content) -> Write {
         let Wanted { to, scope, filled, .. } = self.wanted;
         let deleted = self.deletes();
-        let scope = if deleted { None } else { wanted::scope_of(self.given.rules, &content) }.unwrap_or_else(|| scope.clone());
-        let sent = (!deleted && content != *to).then(|| to.clone());
+        let as_asked = deleted || content == **to;
+        let scope = if as_asked { None } else { wanted::scope_of(self.given.rules, &content) }.unwrap_or_else(|| scope.clone());
+        let sent = (!as_asked).then(|| to.clone().into_owned());
         Write { content, scope, deleted, filled: *filled, sent }
     }
 
@@ -243,7 +244,7 @@ impl Weighing<'_> {
     fn revived(&self, current: &Version) -> Content {
         let (rules, to, base) = (self.given.rules, &self.wanted.to, self.wanted.base.as_deref());
         let laid = match base {
-            None => to.clone(),
+            None => to.clone().into_owned(),
             Some(base) => {
                 let merge = merge::three_way(rules, Some(base), to, &current.content, true);
                 merge::take(rules, &merge.result, &merge.conflicts, to)
@@ -260,7 +261,7 @@ impl Weighing<'_> {
         let merge = merge::three_way(rules, self.wanted.base.as_deref(), to, &current.content, self.measure.others);
         let paths = merge.conflicts;
         if paths.is_empty() {
-            let plain = merge.result == *to;
+            let plain = merge.result == **to;
             return Ok(match self.settled(current, merge.result, &ready)? {
                 Ok(content) if content == current.content => Decision::Noop(self.client()),
                 Ok(content) if plain => Decision::Apply(self.write(content)),
@@ -315,7 +316,7 @@ impl Weighing<'_> {
         if result == current.content {
             return Ok(Ok(result));
         }
-        if result == self.wanted.to {
+        if result == *self.wanted.to {
             return Ok(Ok(ready.clone()));
         }
         wanted::finish(self.given, &result)

@@ -16,7 +16,7 @@ use super::{Decision, Early, Given, Refusal, Why, reject};
 /// The whole record that the change asks for.
 pub(super) struct Wanted<'a> {
     /// Its content; empty for a delete.
-    pub(super) to: Content,
+    pub(super) to: Cow<'a, Content>,
     /// Whose it is to be.
     pub(super) scope: String,
     /// The server filled that in.
@@ -30,17 +30,18 @@ pub(super) struct Wanted<'a> {
 pub(super) fn wanted<'a>(given: &Given<'a>, base: Option<&'a Content>) -> Result<Wanted<'a>, Early> {
     let Given { rules, actor, change, current, .. } = *given;
     let kept = current.map(|current| current.scope.clone());
-    let mut wanted = Wanted { to: Content::default(), scope: String::new(), filled: false, base: base.map(Cow::Borrowed), patch: None };
+    let mut wanted =
+        Wanted { to: Cow::Borrowed(&*NOTHING), scope: String::new(), filled: false, base: base.map(Cow::Borrowed), patch: None };
     match &change.edit {
         Edit::Delete => {
             let scope = kept.or_else(|| actor.own_scope(rules.scope).map(str::to_owned));
             return Ok(Wanted { scope: scope.unwrap_or_default(), ..wanted });
         }
-        Edit::Whole(content) => wanted.to = content.clone(),
+        Edit::Whole(content) => wanted.to = Cow::Borrowed(content),
         Edit::Patch(patch) => {
             let nothing = base.is_some_and(|base| std::ptr::eq(base, &*NOTHING));
             let target = base.filter(|_| !nothing).or(current.map(|current| &current.content)).unwrap_or(&NOTHING);
-            wanted.to = merge::patch(target, patch).map_err(|e| reject(Refusal::Invalid, e))?;
+            wanted.to = Cow::Owned(merge::patch(target, patch).map_err(|e| reject(Refusal::Invalid, e))?);
             wanted.patch = Some(patch);
             if nothing {
                 // It began from nothing in what it names, and leaves alone what it does not.
@@ -74,7 +75,7 @@ pub(super) fn wanted<'a>(given: &Given<'a>, base: Option<&'a Content>) -> Result
             }
         },
     };
-    Ok(Wanted { to: wanted.to.with(field, &quote(&scope)), scope, filled: true, ..wanted })
+    Ok(Wanted { to: Cow::Owned(wanted.to.with(field, &quote(&scope))), scope, filled: true, ..wanted })
 }
 
 /// Whose record a content says that it is; `None` in office tables, and where the field names nobody.
