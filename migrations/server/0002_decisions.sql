@@ -1,3 +1,5 @@
+-- In changes, fidelity 3 says that the table's script derived fields: `sent` has what the device sent, as with 0.
+
 -- What a conflict says about its decision, and what a person made of it. Columns without a value are null in conflicts that
 -- are older than this file.
 

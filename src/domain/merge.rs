@@ -105,7 +105,9 @@ impl Merging<'_> {
             _ => {}
         }
         if ours == theirs {
-            return theirs_too;
+            // Equal objects are not the same deed where both sides moved a counter within them.
+            let within = if function.is_none() && mine && self.counts_below(path) { self.opened(path, began, ours, theirs) } else { None };
+            return within.map(Cow::Owned).or(theirs_too);
         }
         let alone = began.is_some() && !self.whole;
         if alone && !mine {
@@ -145,7 +147,17 @@ impl Merging<'_> {
 
     /// Are objects at this path compared by what is in them?
     fn opens(&self, path: &str) -> bool {
-        !self.whole || self.rules.merge.keys().any(|key| path::outer(key).any(|outer| outer == path))
+        !self.whole || self.below(path).next().is_some()
+    }
+
+    /// Is there a function within this path that counts from the base?
+    fn counts_below(&self, path: &str) -> bool {
+        self.below(path).any(Function::is_delta)
+    }
+
+    /// The functions of fields within a path.
+    fn below(&self, path: &str) -> impl Iterator<Item = &Function> {
+        self.rules.merge.iter().filter(move |(key, _)| path::outer(key).any(|outer| outer == path)).map(|(_, function)| function)
     }
 
     /// Arrays whose objects are matched by a member and merged as records; the server's order, then what the client added.
@@ -184,9 +196,18 @@ fn key(element: &str, by: &str) -> Option<String> {
     object(Some(element))?.value(by).map(str::to_owned)
 }
 
-/// A key as a step of a path: a text without its quotes.
+/// A key as a step of a path: a text without its quotes, unless it would look like another kind of key.
 fn name_of(key: &str) -> Cow<'_, str> {
-    if key.starts_with('"') { unquote(key) } else { Cow::Borrowed(key) }
+    if !key.starts_with('"') {
+        return Cow::Borrowed(key);
+    }
+    let plain = unquote(key);
+    let alike = plain.starts_with(['"', '[', '{', '-', 't', 'f', 'n']) || plain.starts_with(|first: char| first.is_ascii_digit());
+    if alike && serde_json::from_str::<serde::de::IgnoredAny>(&plain).is_ok() || plain.starts_with('"') {
+        Cow::Borrowed(key)
+    } else {
+        plain
+    }
 }
 
 fn object(value: Option<&str>) -> Option<Content> {
@@ -440,6 +461,9 @@ mod tests {
             ("", r#"{"t":"A"}"#, r#"{"t":"B"}"#, r#"{"t":"B"} ! t"#),
             (r#"{"d":1}"#, r#"{"d":2}"#, r#"{"d":3}"#, r#"{"d":3}"#),
             (r#"{"l":1}"#, r#"{"l":2}"#, r#"{"l":3}"#, r#"{"l":3} ! l"#),
+            // Within objects, too.
+            (r#"{"o":{"n":1}}"#, r#"{"o":{"n":2}}"#, r#"{"o":{"n":2}}"#, r#"{"o":{"n":3}}"#),
+            ("{}", r#"{"o":{"n":2}}"#, r#"{"o":{"n":2}}"#, r#"{"o":{"n":4}}"#),
             (r#"{"o":{"n":1,"z":1}}"#, r#"{"o":{"n":2,"z":1}}"#, r#"{"o":{"n":5,"z":2}}"#, r#"{"o":{"n":6,"z":2}}"#),
             (
                 r#"{"m":[{"id":1,"s":"a","t":"a"}]}"#,
@@ -455,6 +479,7 @@ mod tests {
             ),
             ("{}", r#"{"m":[{"id":1,"s":"a"},7,7]}"#, r#"{"m":[{"id":1,"t":"b"},8]}"#, r#"{"m":[{"id":1,"s":"a","t":"b"},8,7]}"#),
             ("", r#"{"m":[{"id":1,"s":"a"}]}"#, r#"{"m":[{"id":1,"s":"b"}]}"#, r#"{"m":[{"id":1,"s":"b"}]} ! m.1.s"#),
+            ("", r#"{"m":[{"id":"1","s":"a"}]}"#, r#"{"m":[{"id":"1","s":"b"}]}"#, r#"{"m":[{"id":"1","s":"b"}]} ! m."1".s"#),
         ] {
             assert_eq!(merged(&all, base, client, server), expected, "{base} {client} {server}");
         }

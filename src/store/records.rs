@@ -25,9 +25,9 @@ pub struct Stored {
     pub op: Hash,
     /// Hash of what that operation said.
     pub body: Hash,
-    /// 2: stored exactly as sent; 1: the scope was filled in; 0: merged.
+    /// 2: stored exactly as sent; 1: the scope was filled in; 0: merged; 3: a script derived fields.
     pub fidelity: u8,
-    /// What was sent, where fidelity is 0.
+    /// What was sent, where fidelity is 0 or 3.
     pub sent: Option<String>,
     /// The version before.
     pub previous: Option<Seq>,
@@ -70,7 +70,7 @@ fn from_row(row: &Row<'_>, device: Option<i64>) -> rusqlite::Result<Stored> {
             hash: Hash(row.get("hash")?),
             scope: row.get("scope")?,
             own: author.is_some() && author == device,
-            clean: fidelity > 0,
+            clean: matches!(fidelity, 1 | 2),
             role: Role::parse(row.get_ref("role")?.as_str()?).unwrap_or(Role::Store),
             edited_at: row.get("edited_at")?,
             updated_at: row.get("updated_at")?,
@@ -224,17 +224,17 @@ pub struct New<'a> {
     pub op: Op,
     /// The edit, by the device's clock.
     pub updated_at: Micros,
-    /// The edit, corrected; `None`: the time of acceptance.
-    pub edited_at: Option<Micros>,
+    /// The edit, corrected.
+    pub edited_at: Micros,
     /// Hash of the content.
     pub hash: Hash,
     /// A tombstone.
     pub deleted: bool,
-    /// 2: exactly as sent; 1: the scope was filled in; 0: merged.
+    /// 2: exactly as sent; 1: the scope was filled in; 0: merged; 3: a script derived fields.
     pub fidelity: u8,
     /// The rule that decided, where there was a conflict.
     pub rule: Option<&'a str>,
-    /// What was sent, where fidelity is 0.
+    /// What was sent, where fidelity is 0 or 3.
     pub sent: Option<&'a str>,
     /// The content.
     pub content: &'a Content,
@@ -256,7 +256,7 @@ pub fn write(db: &Connection, ledger: &mut Ledger, new: &New<'_>, current: Optio
     let (seq, received_at) = ledger.next_seq();
     let version = current.map_or(0, |c| c.version.version) + 1;
     let previous = current.map(|c| c.version.seq);
-    let edited_at = new.edited_at.unwrap_or(received_at).min(received_at);
+    let edited_at = new.edited_at.min(received_at);
     // By position, not by name: this statement runs for every change, and looking names up costs a tenth of it.
     db.prepare_cached(
         "INSERT INTO changes (seq, feed, id, version, device, user, role, op, body, named, updated_at, edited_at, received_at,

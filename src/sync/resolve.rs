@@ -443,7 +443,7 @@ impl Hand<'_> {
             role: self.viewer.actor.role,
             op: Op { id: op, body: op, named: false },
             updated_at: now,
-            edited_at: None,
+            edited_at: now,
             hash: write.content.hash(),
             deleted: write.deleted,
             fidelity: 2,

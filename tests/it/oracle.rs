@@ -183,7 +183,11 @@ impl Oracle {
             From::Version(n) => n,
             _ => base.map_or(0, |at| rows[at].version),
         };
-        let newer = said.filter(|said| !exact && !unknown && said.version > began);
+        // Begun from nothing over what another device made: having sent the same once does not make it one's own.
+        let theirs = |said: &Said| said.clean && above.iter().any(|row| row.version == said.version && row.device != device);
+        let newer = said
+            .filter(|said| !exact && !unknown && said.version > began)
+            .filter(|said| !(matches!(change.from, From::Nothing) && theirs(said)));
         let frm: Option<Fields> = match &change.from {
             _ if unknown => None,
             From::Data(fields) => Some(fields.clone()),

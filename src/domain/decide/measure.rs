@@ -3,7 +3,7 @@
 use crate::domain::change::{Base, Edit, Position};
 use crate::domain::record::Content;
 
-use super::Given;
+use super::{Given, Sent};
 
 /// What the change is measured against.
 pub(super) struct Measure<'a> {
@@ -44,7 +44,9 @@ pub(super) fn measure<'a>(given: &Given<'a>) -> Measure<'a> {
     }
     let began = lineage.base.as_ref().map_or(0, |base| base.version);
     let began = if let Base::Version(n) = change.base { n } else { began };
-    let newer = last_sent.filter(|sent| !exact && sent.version > began);
+    // Who begins from nothing over a record that somebody else made is not known to have it, though it once sent the same.
+    let others_work = |sent: &&Sent| sent.clean && lineage.above.iter().any(|v| v.version == sent.version && !v.own);
+    let newer = last_sent.filter(|sent| !exact && sent.version > began && !(change.base == Base::Nothing && others_work(sent)));
     measure.late = newer.is_some_and(|sent| given.derived && change.updated_at.is_some_and(|at| at < sent.updated_at));
     if deletes {
         return measure;

@@ -1,6 +1,6 @@
 //! Texts merged line by line: what one side alone changed is taken, and where both changed the same lines both are kept.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use similar::{Algorithm, capture_diff_slices};
@@ -23,26 +23,38 @@ pub(super) fn merge(base: &str, client: &str, server: &str) -> String {
     if merged == base { client } else { merged }.join("\n")
 }
 
-/// Does a text have the client's change? It has its lines in their order, but for old ones that are gone from it, and no old
-/// line that the client removed.
+/// Does a text have the client's change? No old line that the client removed is in it, of each line as many copies as the
+/// client added up to, and the client's lines stand in their order, but for old ones that are gone and for copies, of which
+/// nobody can say which is which.
 fn has(base: &[&str], client: &[&str], text: &[&str]) -> bool {
-    let (old, ours, there) = (set(base), set(client), set(text));
+    let (old, ours, there) = (counts(base), counts(client), counts(text));
+    let of = |counts: &HashMap<&str, usize>, line: &str| counts.get(line).copied().unwrap_or(0);
+    if text.iter().any(|line| old.contains_key(line) && !ours.contains_key(line)) {
+        return false;
+    }
+    let added = |(line, count): (&&str, &usize)| {
+        let (before, now) = (of(&old, line), of(&there, line));
+        *count <= before || now >= *count || (before > 0 && now == 0)
+    };
+    let single = |line: &&&str| of(&ours, line) == 1 && of(&there, line) == 1 && of(&old, line) <= 1;
     let mut rest = text.iter();
-    let kept = |line: &&&str| !old.contains(**line) || there.contains(**line);
-    !text.iter().any(|line| old.contains(line) && !ours.contains(line))
-        && client.iter().filter(kept).all(|line| rest.any(|other| other == line))
+    ours.iter().all(added) && client.iter().filter(single).all(|line| rest.any(|other| other == line))
 }
 
-fn set<'a>(lines: &[&'a str]) -> HashSet<&'a str> {
-    lines.iter().copied().collect()
+fn counts<'a>(lines: &[&'a str]) -> HashMap<&'a str, usize> {
+    let mut counts = HashMap::new();
+    for line in lines {
+        *counts.entry(*line).or_insert(0) += 1;
+    }
+    counts
 }
 
 /// The server's lines, and between them the client's, without old lines that the other side no longer has: where repeated
 /// lines leave it open what stands where.
 fn by_line<'a>(base: &[&'a str], client: &[&'a str], server: &[&'a str]) -> Vec<&'a str> {
-    let (old, ours, theirs) = (set(base), set(client), set(server));
+    let (old, ours, theirs) = (counts(base), counts(client), counts(server));
     let (mut out, mut at) = (Vec::new(), 0);
-    let stays = |line: &&&str, other: &HashSet<&str>| !old.contains(**line) || other.contains(**line);
+    let stays = |line: &&&str, other: &HashMap<&str, usize>| !old.contains_key(**line) || other.contains_key(**line);
     for hunk in hunks(server, client) {
         out.extend(&server[at..hunk.base.start]);
         out.extend(server[hunk.base.clone()].iter().filter(|line| stays(line, &ours)));
@@ -86,7 +98,9 @@ fn by_place<'a>(base: &[&'a str], client: &[&'a str], server: &[&'a str]) -> Vec
         let mine = apply(base, &place, client, &ours[from_i..i]);
         let others = apply(base, &place, server, &theirs[from_j..j]);
         let began = &base[place];
-        if others == began || within(&others, &mine) {
+        // What the client wrote around the others' words stands for both, unless it has lines that they removed.
+        let around = within(&others, &mine) && mine.iter().all(|line| !began.contains(line) || others.contains(line));
+        if others == began || around {
             out.extend(mine);
         } else {
             // What the client wrote stands behind it, unless it is there already.
@@ -203,8 +217,11 @@ mod tests {
             ("a\nb", "a\nb", "c", "c"),
             ("a\nb", "c", "a\nb", "c"),
             ("x", "", "y", "y"),
+            // One side's change is in what came of both, whoever brings it again.
+            ("c\nc", "c\nc\nb", "b\nc\nb", "b\nc\nb"),
+            ("d\nc\nb\n", "d\nc\ny", "d\nc\nx\ny", "d\nc\nx\ny"),
             // Copies of a line, of which each side removed another one.
-            ("c\nb\nc\nd\nb", "b\nc\nd\nb", "c\nc\nd\nb", "b\nc\nd\nb"),
+            ("c\nb\nc\nd\nb", "b\nc\nd\nb", "c\nc\nd\nb", "c\nc\nd\nb"),
         ] {
             assert_eq!(merge(base, client, server), expected, "{base:?} {client:?} {server:?}");
             let once = merge(base, client, server);
@@ -226,7 +243,7 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) % sides
         };
-        for _ in 0..50_000 {
+        for _ in 0..30_000 {
             let mut text = |most: u64| (0..dice(most)).map(|_| ["a", "b", "c", "d", ""][dice(5) as usize]).collect::<Vec<_>>();
             let base = text(7);
             let mut edit = |base: &[&'static str]| {

@@ -171,7 +171,8 @@ impl Job<'_> {
         if let Some(conflict) = self.unique_clash(ready, current, feed, &write)? {
             return Ok(conflict);
         }
-        let written = self.write(ready, current, &write, feed, None)?;
+        let kind = if status == "merged" { Kind::Merged } else { Kind::Derived };
+        let written = self.write(ready, current, &write, feed, kind)?;
         // What was sent is what is stored, unless others' fields came in or the server filled something in.
         let differs = status == "merged" || write.filled || write.sent.is_some() || matches!(ready.change.edit, Edit::Patch(_));
         let data = differs.then(|| Shown {
@@ -184,17 +185,11 @@ impl Job<'_> {
         Ok(Verdict::Applied { status, version: Some(written.version), data, op: ready.op.id })
     }
 
-    fn write(
-        &mut self,
-        ready: &Ready,
-        current: Option<&Stored>,
-        write: &Write,
-        feed: FeedNo,
-        rule: Option<&str>,
-    ) -> store::Result<Written> {
+    fn write(&mut self, ready: &Ready, current: Option<&Stored>, write: &Write, feed: FeedNo, kind: Kind<'_>) -> store::Result<Written> {
         let Ready { table, change, op, hash } = ready;
         let plain = !write.filled && write.sent.is_none() && matches!(change.edit, Edit::Whole(_));
         let fidelity = match &write.sent {
+            Some(_) if matches!(kind, Kind::Derived) => 3,
             Some(_) => 0,
             None if plain || write.deleted => 2,
             None => 1,
@@ -208,11 +203,12 @@ impl Job<'_> {
             role: self.device.actor.role,
             op: *op,
             updated_at: change.updated_at.unwrap_or(self.frame.now),
-            edited_at: change.updated_at.map(|_| clock::correct(change.updated_at, self.frame.offset, self.frame.now)),
+            // Of the push, not of the commit: a script that is asked between two rounds is told the same in both.
+            edited_at: clock::correct(change.updated_at, self.frame.offset, self.frame.now),
             hash: if plain && !write.deleted { *hash } else { write.content.hash() },
             deleted: write.deleted,
             fidelity,
-            rule,
+            rule: if let Kind::Decided(rule) = kind { Some(rule) } else { None },
             sent: write.sent.as_ref().map(|sent| sent.text()),
             content: &write.content,
         };
@@ -282,7 +278,7 @@ impl Job<'_> {
         let mut version = current.map_or(0, |stored| stored.version.version);
         if let Some(write) = &conflict.write {
             let feed = self.feed(table, &write.scope)?;
-            version = self.write(ready, current, write, feed, Some(conflict.rule.word()))?.version;
+            version = self.write(ready, current, write, feed, Kind::Decided(conflict.rule.word()))?.version;
         }
         let server = holder.as_ref().map(|(_, other)| other).or(current);
         let feed = match server {
@@ -332,6 +328,7 @@ impl Job<'_> {
             Winner::None => conflicts::open_of(self.db, table.no, change.id.as_str(), self.device.no)?,
             _ => None,
         };
+        let joins = joined.is_some();
         match joined {
             Some(first) => {
                 together(&table.rules, &mut row, &first, now.as_deref());
@@ -343,7 +340,8 @@ impl Job<'_> {
                 self.ledger.add(feed, Delta { conflicts: 1, ..Delta::default() });
             }
         }
-        if conflict.write.is_none() {
+        // A row tells which conflict it led to only if that is its own.
+        if conflict.write.is_none() || joins {
             let (id, sent) = (change.id.as_str(), row.client.clone());
             // What came too late is not what the device last sent: its next edit does not begin from there.
             let outcome = if conflict.why == Why::Late { "late" } else { "conflict" };
@@ -392,6 +390,17 @@ impl Job<'_> {
 /// A UUIDv7's time. The counter is random, so ids of one moment do not tell their order; nothing asks for it.
 fn timestamp(now: clock::Micros) -> uuid::Timestamp {
     uuid::Timestamp::from_unix(uuid::NoContext, (now / 1_000_000) as u64, (now % 1_000_000 * 1_000) as u32)
+}
+
+/// How a record comes to differ from what was sent.
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    /// Not, or only in what the table's script derived.
+    Derived,
+    /// By what others changed.
+    Merged,
+    /// By a rule's word.
+    Decided(&'a str),
 }
 
 /// Who won each field, as a JSON array.

@@ -15,9 +15,9 @@ use crate::sync::{App, Result};
 
 use super::{Round, Verdict};
 
-/// Rounds of a push that stands or falls as a whole. Each begins anew, so a long chain of changes of one record that a script
-/// has to see one after the other ends here.
-const ROUNDS: usize = 64;
+/// Decisions that a push which stands or falls as a whole may cost. Each of its rounds begins anew, and each change of one
+/// record that a script has to see may need a round of its own.
+const DECISIONS: usize = 320_000;
 
 /// Time for a change to be finished, where a push has more changes than fit into the time of its scripts.
 const FINISHING: Duration = Duration::from_millis(1);
@@ -40,7 +40,7 @@ impl Budget {
         Budget {
             finishing: script::Budget::new(total, limits::SCRIPT_CALL),
             resolving: script::Budget::of_push(),
-            rounds: whole.then_some(ROUNDS),
+            rounds: whole.then_some(DECISIONS / changes.max(1)),
         }
     }
 

@@ -252,7 +252,12 @@ impl Together<'_> {
             };
         }
         if mine == theirs {
-            return theirs.cloned();
+            // Both sides may have moved a counter within it by as much.
+            let prefix = format!("{}.", written_path(path));
+            let counts =
+                |(path, function): (&String, &Function)| path.starts_with(&prefix) && matches!(function, Function::Sum | Function::Append);
+            let moved = function.is_none() && began.is_some_and(|began| began != mine) && self.rules.merge.iter().any(counts);
+            return if moved { self.opened(path, began, mine, theirs).unwrap_or(theirs.cloned()) } else { theirs.cloned() };
         }
         if let (Some(began), false) = (began, self.whole) {
             if mine == began {
@@ -491,7 +496,10 @@ impl<'a> Ruling<'a> {
             Began::Version(n) => n,
             _ => self.base.map_or(0, |row| row.version),
         };
+        // Begun from nothing over what another device made: having sent the same once does not make it one's own.
+        let theirs = |said: &&Said| said.clean && self.above.iter().any(|row| row.version == said.version && !row.own);
         let later = case.said.as_ref().filter(|said| !self.exact() && said.version > began);
+        let later = later.filter(|said| !(matches!(case.began, Began::Nothing) && theirs(said)));
         measured.late = !case.named && matches!((case.when, later), (Some(when), Some(said)) if when < said.when);
         if self.deletes() {
             return measured;
