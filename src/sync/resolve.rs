@@ -375,7 +375,10 @@ impl Hand<'_> {
                 let sentence = conflict.detail.unwrap_or_else(|| "The record cannot be written as it is.".into());
                 said(Code::InvalidRecord, sentence)
             }
-            Decision::Reject(Refusal::Gone, _) => refuse!(changed(0)),
+            Decision::Reject(Refusal::Gone, _) => {
+                let sentence = "The record was deleted and purged, and nothing brings it back. use_server closes the conflict.";
+                refuse!(Error::Changed(sentence.into(), 0))
+            }
             Decision::Reject(Refusal::Forbidden, sentence) => said(Code::Forbidden, sentence),
             Decision::Reject(Refusal::StoreRequired, sentence) => said(Code::StoreRequired, sentence),
             Decision::Reject(Refusal::Immutable, sentence) => said(Code::Immutable, sentence),

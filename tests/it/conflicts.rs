@@ -730,3 +730,30 @@ async fn only_programs_write_what_programs_write() {
     }
     assert_eq!(till.pull().await.ids(), ["feed/erp-1", "notes/ben-1", "notes/anna-1", "notes/root-1", "plans/anna-1", "plans/root-1"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_a_change_that_joined_an_open_conflict_is_answered_with_it() {
+    let office = Appliance::with("[tables.cases]\nrule = \"manual\"").await;
+    let (one, two) = (office.clerk("ben", "A").await, office.clerk("cleo", "A").await);
+    let change = |op: &str, base: i64, data: Value| json!({ "op_id": op, "table": "cases", "id": "r", "op": "update", "base": { "version": base }, "data": data });
+    two.push_one("cases", json!({ "id": "r", "u": 1, "w": 1 })).await.applied("cases", "r");
+    two.operate(change("a", 1, json!({ "u": 2, "w": 1 }))).await.applied("cases", "r");
+    let first = one.operate(change("j1", 1, json!({ "u": 3, "w": 1 }))).await.conflict("r").clone();
+    // The later one also brings something that is not in conflict, so it leaves a version of its own.
+    let joined = change("j2", 1, json!({ "u": 4, "w": 5 }));
+    let second = one.operate(joined.clone()).await.conflict("r").clone();
+    assert_eq!((&second["conflict_id"], &second["version"]), (&first["conflict_id"], &json!(3)));
+    let again = one.operate(joined).await.conflict("r").clone();
+    assert_eq!((&again["conflict_id"], &again["status"], &again["client_data"]["u"]), (&first["conflict_id"], &json!("open"), &json!(4)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn having_sent_the_same_does_not_make_anothers_record_ones_own() {
+    let office = Appliance::with("[tables.attempts]\nrule = \"server_wins\"").await;
+    let (one, two) = (office.clerk("ben", "A").await, office.clerk("cleo", "A").await);
+    let create = |score: i64| json!({ "table": "attempts", "id": "r", "op": "create", "data": { "score": score } });
+    one.operate(create(5)).await.applied("attempts", "r");
+    assert_eq!(two.operate(create(5)).await.applied("attempts", "r")["status"], "noop");
+    assert_eq!(two.operate(create(100)).await.conflict("r")["winner"], "server");
+    assert_eq!(two.record("attempts", "r").await.ok()["record"]["score"], 5);
+}

@@ -358,3 +358,44 @@ async fn scripts_and_schemas_may_stand_in_files_beside_the_rules() {
         assert!(Config::load(directory.path()).map(|_| ()).unwrap_err().to_string().contains("not in the data directory"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_foretold_and_what_is_refused_as_a_whole_is_decided_by_the_same_answers() {
+    let o = office().await;
+    // Many changes of one record, each a conflict for the script, after one without a time: it is told the same in each round.
+    let operations = |kind: &str| -> Vec<Value> {
+        let change = |n: i64| match n {
+            0 => {
+                json!({ "op_id": format!("{kind}{n}"), "table": "offers", "id": "r", "op": "update", "base": { "version": 2 }, "data": { "price": 20, "note": "", "z": 1 } })
+            }
+            _ => {
+                json!({ "op_id": format!("{kind}{n}"), "table": "offers", "id": "r", "op": "update", "base": { "data": { "price": 10 + n } },
+                         "patch": { "price": 13 }, "updated_at": at(&o.office, n) })
+            }
+        };
+        (0..70).map(change).collect()
+    };
+    let begin = |price: i64, version: i64| json!({ "id": "r", "version": version, "price": price, "note": "" });
+    o.two.push_one("offers", begin(10, 0)).await.applied("offers", "r");
+    o.two.push_one("offers", begin(20, 1)).await.applied("offers", "r");
+    let told = |answer: Value| -> Vec<Value> {
+        let list = answer["conflicts"].as_array().unwrap().iter();
+        list.map(|entry| json!([entry["winner"], entry["reason"], entry["fields"], entry["version"]])).collect()
+    };
+    let foretold = told(o.one.push(json!({ "operations": operations("d"), "dry_run": true })).await.0);
+    let atomic = told(o.one.push(json!({ "operations": operations("a"), "atomic": true, "dry_run": true })).await.0);
+    let happened = told(o.one.push(json!({ "operations": operations("p") })).await.0);
+    assert!(!happened.is_empty() && happened.iter().all(|entry| entry[0] == "client"), "{happened:?}");
+    assert_eq!((&foretold, &atomic), (&happened, &happened));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_what_was_derived_has_its_first_status() {
+    let o = office().await;
+    let create = json!({ "op_id": "k", "table": "progress", "id": "r", "op": "create", "base": null, "data": { "percent": 40 } });
+    for _ in 0..3 {
+        let pushed = o.one.operate(create.clone()).await;
+        let entry = pushed.applied("progress", "r");
+        assert_eq!((&entry["status"], &entry["version"], &entry["data"]["status"]), (&json!("applied"), &json!(1), &json!("in_progress")));
+    }
+}
