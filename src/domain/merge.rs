@@ -92,11 +92,13 @@ impl Merging<'_> {
                     return theirs_too;
                 };
                 let alone = theirs == began;
+                if alone && !self.whole {
+                    return ours_too;
+                }
                 if !alone && functions::present(ours) == functions::present(began) {
                     return theirs_too;
                 }
                 return match functions::moved(function, began, ours, theirs) {
-                    _ if alone && !self.whole => ours_too,
                     Some(_) if alone => ours_too,
                     Some(value) => Some(value.into()),
                     None => self.conflict(path, theirs),
