@@ -11,6 +11,8 @@ pub mod auth;
 pub mod script;
 pub mod store;
 
+pub mod hub;
+
 pub mod ops;
 pub mod sync;
 

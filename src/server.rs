@@ -36,6 +36,7 @@ pub async fn open(directory: &Path, config: &Config, clock: Clock) -> sync::Resu
         push_changes: config.limits.push_changes,
         record_bytes: config.limits.record_bytes,
         page_records: config.limits.page_records,
+        device_sockets: config.live.device_sockets,
         ..limits::Limits::default()
     };
     let keep = Retention { days: config.retention.days, max_days: config.retention.max_days };
@@ -63,11 +64,33 @@ pub async fn setup_code(app: &App) -> store::Result<Option<String>> {
 
 /// Serves until `stop` turns true; then drains, flushes, checkpoints and closes the file.
 pub async fn run(app: Arc<App>, config: &Config, listener: TcpListener, stop: watch::Receiver<bool>) {
-    let settings = http::Settings { hosts: config.server.hosts.clone() };
+    let live = &config.live;
+    let settings = http::Settings {
+        hosts: config.server.hosts.clone(),
+        sockets: live.sockets,
+        ping: Duration::from_secs(live.ping_seconds),
+        idle: Duration::from_secs(live.idle_seconds),
+    };
+    let telling = tokio::spawn({
+        let hub = app.hub.clone();
+        async move { hub.run().await }
+    });
+    let reviewing = tokio::spawn({
+        let (accounts, hub) = (app.store.accounts.clone(), app.hub.clone());
+        async move {
+            loop {
+                accounts.changed().await;
+                hub.review();
+            }
+        }
+    });
     let watching = tokio::spawn(watch_accounts(app.clone(), stop.clone()));
     let nights = tokio::spawn(keep_house(app.clone(), stop.clone()));
     listener::run(listener, app.clone(), settings, config.server.connections, stop).await;
     let _ = tokio::join!(watching, nights);
+    telling.abort();
+    reviewing.abort();
+    let _ = tokio::join!(telling, reviewing);
     close(app).await;
 }
 

@@ -18,22 +18,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Layer 2
     ("store", &["domain", "protocol", "sqlite"]),
     ("auth", &["domain"]),
+    ("hub", &["domain", "store"]),
     // Beside the layers
     ("script", &["domain"]),
     // Layer 3
-    ("sync", &["domain", "protocol", "sqlite", "store", "auth", "script"]),
+    ("sync", &["domain", "protocol", "sqlite", "store", "auth", "hub", "script"]),
     ("ops", &["domain", "protocol", "sqlite", "store"]),
     // Layer 4
-    ("http", &["domain", "protocol", "store", "auth", "sync", "ops"]),
+    ("http", &["domain", "protocol", "store", "auth", "hub", "sync", "ops"]),
     // Beside the layers
     ("config", &["domain", "script"]),
     ("telemetry", &[]),
     // Layer 5
-    ("server", &["domain", "protocol", "sqlite", "store", "auth", "sync", "ops", "http", "config", "script", "telemetry"]),
+    ("server", &["domain", "protocol", "sqlite", "store", "auth", "hub", "sync", "ops", "http", "config", "script", "telemetry"]),
     // Layer 6
-    ("cli", &["domain", "protocol", "sqlite", "store", "auth", "sync", "ops", "http", "config", "script", "telemetry", "server"]),
+    ("cli", &["domain", "protocol", "sqlite", "store", "auth", "hub", "sync", "ops", "http", "config", "script", "telemetry", "server"]),
     // The map and the program.
-    ("lib", &["domain", "protocol", "sqlite", "store", "auth", "sync", "ops", "http", "config", "script", "telemetry", "server", "cli"]),
+    (
+        "lib",
+        &["domain", "protocol", "sqlite", "store", "auth", "hub", "sync", "ops", "http", "config", "script", "telemetry", "server", "cli"],
+    ),
     ("main", &["cli"]),
 ];
 

@@ -3,4 +3,5 @@
 pub mod password;
 pub mod session;
 pub mod throttle;
+pub mod ticket;
 pub mod token;

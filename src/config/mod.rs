@@ -42,6 +42,26 @@ impl Default for Server {
     }
 }
 
+/// `[live]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Live {
+    /// Live connections at once.
+    pub sockets: usize,
+    /// Live connections of one device.
+    pub device_sockets: usize,
+    /// Seconds between two pings.
+    pub ping_seconds: u64,
+    /// Seconds without any sign of life after which a connection is closed.
+    pub idle_seconds: u64,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Live { sockets: 2048, device_sockets: limits::DEVICE_SOCKETS, ping_seconds: 30, idle_seconds: 75 }
+    }
+}
+
 /// `[limits]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -111,6 +131,8 @@ impl Default for Log {
 pub struct Config {
     /// `[server]`.
     pub server: Server,
+    /// `[live]`.
+    pub live: Live,
     /// `[limits]`.
     pub limits: Limits,
     /// `[retention]`.
@@ -214,11 +236,18 @@ impl Config {
             ("limits.page_records", self.limits.page_records, 1, most.page_records),
             ("server.connections", self.server.connections, 8, 65_536),
             ("server.readers", self.server.readers, 1, 64),
+            ("live.sockets", self.live.sockets, 1, 65_536),
+            ("live.device_sockets", self.live.device_sockets, 1, limits::DEVICE_SOCKETS),
+            ("live.ping_seconds", self.live.ping_seconds as usize, 1, 3_600),
+            ("live.idle_seconds", self.live.idle_seconds as usize, 2, 86_400),
         ];
         for (key, value, least, most) in bounded {
             if !(least..=most).contains(&value) {
                 return Err(format!("{key} is a number from {least} to {most}"));
             }
+        }
+        if self.live.idle_seconds <= self.live.ping_seconds {
+            return Err("live.idle_seconds is more than live.ping_seconds".into());
         }
         if self.limits.requests_per_second == 0 || self.limits.requests_burst == 0 {
             return Err("limits.requests_per_second and limits.requests_burst are at least 1".into());

@@ -1,5 +1,6 @@
 //! Every bound of the protocol, each with its reason. Configuration may lower them, never raise them.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -44,6 +45,14 @@ pub const PASSWORD_CHARS: usize = 1_024;
 pub const PASSWORD_MIN_CHARS: usize = 8;
 /// Entries in one page of a list (devices, history).
 pub const LIST_ENTRIES: usize = 500;
+/// Bytes of one message of a live connection: a change with the largest record fits, written with escapes. More goes by HTTP.
+pub const MESSAGE_BYTES: usize = 2 << 20;
+/// Live connections of one device: an app that opens a second before the first is gone is not refused.
+pub const DEVICE_SOCKETS: usize = 256;
+/// Messages a second that a live connection may send in the long run: nobody types so fast, and apps push in batches.
+pub const MESSAGES_PER_SECOND: NonZeroU32 = NonZeroU32::new(200).unwrap();
+/// Messages that it may send at once after a quiet time.
+pub const MESSAGES_BURST: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 /// Bytes of a table's script. It is read by people, and compiled once.
 pub const SCRIPT_BYTES: usize = 64 << 10;
 /// Time of one call of a script, of the processor: a call takes microseconds, so this is a loop without an end.
@@ -105,6 +114,10 @@ pub struct Limits {
     pub id_chars: usize,
     /// Records in one page.
     pub page_records: usize,
+    /// Bytes of one message of a live connection.
+    pub message_bytes: usize,
+    /// Live connections of one device.
+    pub device_sockets: usize,
 }
 
 impl Default for Limits {
@@ -116,6 +129,8 @@ impl Default for Limits {
             json_depth: JSON_DEPTH,
             id_chars: ID_CHARS,
             page_records: PAGE_RECORDS,
+            message_bytes: MESSAGE_BYTES,
+            device_sockets: DEVICE_SOCKETS,
         }
     }
 }

@@ -6,14 +6,16 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::Filter;
 use warp::reply::Response;
 
+use crate::auth::ticket::VALID;
 use crate::protocol::account::{EnrollRequest, LoginRequest, SetupRequest};
+use crate::protocol::live::Ticket;
 use crate::sync::accounts::{self, LoggedIn};
 
 use super::answer::Handled;
 use super::caller::{self, Call, call};
 use super::{Routes, Shared, answer, body, with};
 
-/// `POST /auth/login`, `POST /auth/logout`, `POST /devices/enroll`, `POST /setup`.
+/// `POST /auth/login`, `POST /auth/logout`, `POST /auth/ticket`, `POST /devices/enroll`, `POST /setup`.
 pub(super) fn routes(app: &Shared) -> Routes {
     let login = warp::path!("api" / "v1" / "auth" / "login")
         .and(warp::post())
@@ -22,6 +24,7 @@ pub(super) fn routes(app: &Shared) -> Routes {
         .and(warp::body::stream())
         .then(post_login);
     let logout = warp::path!("api" / "v1" / "auth" / "logout").and(warp::post()).and(with(app)).and(call()).then(post_logout);
+    let ticket = warp::path!("api" / "v1" / "auth" / "ticket").and(warp::post()).and(with(app)).and(call()).then(post_ticket);
     let enroll = warp::path!("api" / "v1" / "devices" / "enroll")
         .and(warp::post())
         .and(with(app))
@@ -29,7 +32,7 @@ pub(super) fn routes(app: &Shared) -> Routes {
         .and(warp::body::stream())
         .then(post_enroll);
     let setup = warp::path!("api" / "v1" / "setup").and(warp::post()).and(with(app)).and(call()).and(warp::body::stream()).then(post_setup);
-    login.or(logout).unify().or(enroll).unify().or(setup).unify().map(answer::settle).boxed()
+    login.or(logout).unify().or(ticket).unify().or(enroll).unify().or(setup).unify().map(answer::settle).boxed()
 }
 
 async fn post_login(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
@@ -57,8 +60,17 @@ async fn post_logout(app: Shared, call: Call, headers: HeaderMap) -> Handled {
     caller::anyone(&app, &call, &headers)?;
     if let Some(secret) = caller::cookie(&app, &headers) {
         app.sessions.end(&secret);
+        app.hub.review();
     }
     Ok(signed_in(&app, &headers, "", 0))
+}
+
+async fn post_ticket(app: Shared, call: Call, headers: HeaderMap) -> Handled {
+    let key = caller::key(&app, &call, &headers)?;
+    match app.tickets.give(key) {
+        Some(ticket) => Ok(answer::json(&Ticket { ticket, expires_in: VALID.as_secs() })),
+        None => Err(answer::error(crate::sync::Error::Store(crate::store::Error::Closed))),
+    }
 }
 
 async fn post_enroll(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {

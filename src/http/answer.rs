@@ -64,10 +64,15 @@ pub(super) fn wait(code: Code, detail: &str, wait: Duration) -> Response {
 
 /// An error of a use case.
 pub(super) fn error(error: sync::Error) -> Response {
+    problem(told(error))
+}
+
+/// What the caller is told of an error.
+pub(super) fn told(error: sync::Error) -> Problem {
     let (code, detail) = match error {
         sync::Error::Problem(code, detail) => (code, detail),
         sync::Error::Changed(detail, version) => {
-            return problem(Problem { version: Some(version), ..Problem::new(Code::ConflictChanged, detail) });
+            return Problem { version: Some(version), ..Problem::new(Code::ConflictChanged, detail) };
         }
         sync::Error::Store(store::Error::Full) => {
             (Code::StorageFull, "The appliance's disk is full. Keep your changes; they can be sent when there is space again.".into())
@@ -79,7 +84,7 @@ pub(super) fn error(error: sync::Error) -> Response {
             (Code::Internal, "Something failed inside the appliance. Its log names the cause under this request's id.".into())
         }
     };
-    problem(Problem::new(code, detail))
+    Problem::new(code, detail)
 }
 
 /// A use case's result, JSON text or an error.

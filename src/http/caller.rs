@@ -8,6 +8,7 @@ use http::{HeaderMap, header};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
+use crate::auth::ticket::Key;
 use crate::auth::token;
 use crate::domain::actor::Actor;
 use crate::protocol::problem::{Code, Problem};
@@ -103,6 +104,16 @@ pub(super) fn anyone(app: &Shared, call: &Call, headers: &HeaderMap) -> Result<A
             Ok(Actor { device: None, user: user.name.clone(), role: user.role, stores: user.stores.clone() })
         }
         None => refuse(Code::Unauthorized, "Sign in, or send a device's token: Authorization: Bearer bkr_dev_…"),
+    }
+}
+
+/// By what the caller is known, for connections that last: the hash of a token or of a session's secret.
+pub(super) fn key(app: &Shared, call: &Call, headers: &HeaderMap) -> Result<Key, Response> {
+    anyone(app, call, headers)?;
+    match (bearer(headers), cookie(app, headers)) {
+        (Some(token), _) => Ok(Key::Device(token::hash(token))),
+        (None, Some(secret)) => Ok(Key::Session(token::hash(&secret))),
+        (None, None) => refuse(Code::Unauthorized, "Sign in, or send a device's token: Authorization: Bearer bkr_dev_…"),
     }
 }
 

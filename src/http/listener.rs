@@ -79,7 +79,7 @@ impl Connections {
 
 /// Accepts connections until `stop` turns true, then waits for requests under way, at most [`DRAIN`].
 pub async fn run(listener: TcpListener, app: Shared, settings: Settings, cap: usize, mut stop: watch::Receiver<bool>) {
-    let outer = Outer::new(&app, settings);
+    let outer = Outer::new(&app, settings, stop.clone());
     let connections = Arc::new(Connections::default());
     let tasks = Tasks::default();
     let sockets = Arc::new(Semaphore::new(cap + CLOSING));
@@ -114,7 +114,10 @@ pub async fn run(listener: TcpListener, app: Shared, settings: Settings, cap: us
         });
     }
     drop(listener);
-    let under_way = tasks.all_gone();
+    let under_way = async {
+        tasks.all_gone().await;
+        app.hub.emptied().await;
+    };
     if tokio::time::timeout(DRAIN, under_way).await.is_err() {
         tracing::warn!("some requests were still under way after the drain");
     }

@@ -9,6 +9,7 @@ mod conflicts;
 mod devices;
 mod health;
 pub mod listener;
+mod live;
 pub mod openapi;
 mod records;
 mod serve;
@@ -17,6 +18,7 @@ mod web;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
@@ -33,7 +35,7 @@ type Shared = Arc<App>;
 type Routes = BoxedFilter<(Response,)>;
 
 /// All routes. The ones that devices call most come first.
-fn routes(app: &Shared) -> BoxedFilter<(Response,)> {
+fn routes(app: &Shared, settings: &Arc<Settings>, stop: &watch::Receiver<bool>) -> BoxedFilter<(Response,)> {
     sync::routes(app)
         .or(devices::routes(app))
         .unify()
@@ -42,6 +44,8 @@ fn routes(app: &Shared) -> BoxedFilter<(Response,)> {
         .or(conflicts::routes(app))
         .unify()
         .or(account::routes(app))
+        .unify()
+        .or(live::routes(app, settings, stop))
         .unify()
         .or(health::routes(app))
         .unify()

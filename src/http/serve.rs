@@ -4,12 +4,13 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
+use tokio::sync::watch;
 use tower_service::Service;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -26,10 +27,16 @@ const COMPRESS_FROM: u64 = 1_024;
 const ASIDE: usize = 64 << 10;
 
 /// What the outer layer is told by the configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Host names, beyond addresses, single labels and private suffixes, that requests may name.
     pub hosts: Vec<String>,
+    /// Live connections at once.
+    pub sockets: usize,
+    /// Between two pings of a live connection.
+    pub ping: Duration,
+    /// Without any sign of life for so long, a live connection is closed.
+    pub idle: Duration,
 }
 
 /// All of the HTTP side, for every connection.
@@ -43,8 +50,9 @@ pub(super) struct Outer {
 }
 
 impl Outer {
-    pub(super) fn new(app: &Shared, settings: Settings) -> Outer {
-        Outer { routes: routes(app), settings: Arc::new(settings), run: getrandom::u32().unwrap_or(0), count: Arc::default() }
+    pub(super) fn new(app: &Shared, settings: Settings, stop: watch::Receiver<bool>) -> Outer {
+        let settings = Arc::new(settings);
+        Outer { routes: routes(app, &settings, &stop), settings, run: getrandom::u32().unwrap_or(0), count: Arc::default() }
     }
 
     /// The id of the next request.
@@ -96,7 +104,8 @@ impl Outer {
         {
             return refuse("The request names a host that is not this appliance's. Add it to [server] hosts.");
         }
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
+        // A socket is opened by GET, and does what writes do.
+        if matches!(*request.method(), Method::GET | Method::HEAD) && !request.headers().contains_key(header::UPGRADE) {
             return None;
         }
         let site = request.headers().get("sec-fetch-site").and_then(|site| site.to_str().ok());

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod conflicts;
 pub mod delta;
+pub mod live;
 pub mod problem;
 pub mod pull;
 pub mod push;

@@ -81,6 +81,10 @@ codes! {
     Gone = "gone", 410, "The record was deleted for good";
     /// The operation's id was used before for something else.
     OpIdReused = "op_id_reused", 422, "The operation id was used before";
+    /// The address is for WebSockets.
+    UpgradeRequired = "upgrade_required", 426, "Connect with a WebSocket";
+    /// The device has as many live connections as it may.
+    TooManySockets = "too_many_sockets", 429, "Too many live connections";
     /// More requests than the rate limit allows.
     RateLimited = "rate_limited", 429, "Too many requests";
     /// Something failed inside; the log has the cause.

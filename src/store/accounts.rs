@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rusqlite::Connection;
+use tokio::sync::Notify;
 
 use crate::domain::actor::{Actor, Role};
 use crate::domain::clock::Micros;
@@ -156,6 +157,7 @@ pub struct Accounts {
     rate: AtomicI64,
     burst: AtomicI64,
     closing: AtomicBool,
+    changed: Notify,
 }
 
 impl Accounts {
@@ -166,6 +168,7 @@ impl Accounts {
             rate: AtomicI64::new(5_000),
             burst: AtomicI64::new(20_000),
             closing: AtomicBool::new(false),
+            changed: Notify::new(),
         };
         accounts.reload(db)?;
         Ok(accounts)
@@ -230,7 +233,14 @@ impl Accounts {
         if directory.generation >= now.generation {
             *now = Arc::new(directory);
         }
+        drop(now);
+        self.changed.notify_one();
         Ok(())
+    }
+
+    /// Waits until users or devices changed. One task does, for all that depends on it.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Reads again if the database's generation is another one. Called once a moment, for changes by other processes.

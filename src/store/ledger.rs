@@ -11,6 +11,7 @@ use crate::domain::cursor::Seq;
 use crate::sqlite::writer::State;
 
 use super::accounts::Accounts;
+use super::commits::{Commits, Event};
 use super::live::{Delta, Feed, FeedNo, Live, TableNo};
 use super::{Clock, Result, meta};
 
@@ -26,12 +27,15 @@ pub struct Ledger {
     clock: Clock,
     live: Arc<Live>,
     accounts: Arc<Accounts>,
+    commits: Arc<Commits>,
     head: Seq,
     time: Micros,
     tables: HashMap<Box<str>, TableNo>,
     feeds: HashMap<(TableNo, Box<str>), FeedNo>,
     graves: bool,
     batch: HashMap<FeedNo, Delta>,
+    /// What the running batch has to tell.
+    events: Vec<Event>,
     uncounted: HashMap<FeedNo, Delta>,
     counted_at: Micros,
     counting: bool,
@@ -49,6 +53,7 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Job {
     deltas: Vec<(FeedNo, Delta)>,
+    events: usize,
     feeds: usize,
     tables: usize,
     head: Seq,
@@ -62,6 +67,7 @@ impl Ledger {
         live: Arc<Live>,
         uncounted: HashMap<FeedNo, Delta>,
         accounts: Arc<Accounts>,
+        commits: Arc<Commits>,
         clock: Clock,
     ) -> Result<Ledger> {
         let (head, time, feeds) = {
@@ -78,12 +84,14 @@ impl Ledger {
             clock,
             live,
             accounts,
+            commits,
             head,
             time,
             tables,
             feeds,
             graves,
             batch: HashMap::new(),
+            events: Vec::new(),
             uncounted,
             counted_at: 0,
             counting: false,
@@ -102,6 +110,7 @@ impl Ledger {
 
     fn mark(&mut self) {
         self.job.deltas.clear();
+        self.job.events = self.events.len();
         (self.job.feeds, self.job.tables) = (self.new_feeds.len(), self.new_tables.len());
         (self.job.head, self.job.time) = (self.head, self.time);
     }
@@ -141,6 +150,13 @@ impl Ledger {
     /// Adds to a feed when the batch commits.
     pub fn add(&mut self, feed: FeedNo, delta: Delta) {
         self.job.deltas.push((feed, delta));
+    }
+
+    /// Tells whoever listens when the batch commits. `event` is made only where somebody does.
+    pub fn tell(&mut self, event: impl FnOnce() -> Event) {
+        if self.commits.is_heard() {
+            self.events.push(event());
+        }
     }
 
     /// Counts are written with this transaction: rows go that a later count would need.
@@ -227,6 +243,7 @@ impl State for Ledger {
             }
         } else {
             (self.head, self.time) = (self.job.head, self.job.time);
+            self.events.truncate(self.job.events);
             self.forget(self.job.feeds, self.job.tables);
         }
         self.mark();
@@ -254,7 +271,7 @@ impl State for Ledger {
     }
 
     fn end_batch(&mut self, durable: bool) {
-        let batch = std::mem::take(&mut self.batch);
+        let (batch, events) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.events));
         if durable {
             if std::mem::take(&mut self.counting) {
                 self.uncounted.clear();
@@ -277,6 +294,8 @@ impl State for Ledger {
                 state.floor = floor.unwrap_or(state.floor);
                 state.view = view.unwrap_or(state.view);
             });
+            // After the heads have moved: whoever pulls on a hint finds what it is about.
+            self.commits.publish(events);
         } else {
             (self.head, self.time) = {
                 let state = self.live.read();

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod activity;
 pub mod audit;
+pub mod commits;
 pub mod conflicts;
 pub mod devices;
 pub mod ledger;
@@ -30,6 +31,7 @@ pub use crate::sqlite::{Error, Result};
 use crate::sqlite::{migrate, open, readers::Readers, writer::Writer};
 
 use accounts::Accounts;
+use commits::Commits;
 use ledger::Ledger;
 use live::Live;
 
@@ -65,6 +67,8 @@ pub struct Store {
     pub live: Arc<Live>,
     /// Users and devices, as of the last look.
     pub accounts: Arc<Accounts>,
+    /// What commits changed, for the hub.
+    pub commits: Arc<Commits>,
     /// The server's clock.
     pub clock: Clock,
     path: PathBuf,
@@ -86,10 +90,11 @@ impl Store {
         let (live, uncounted) = Live::load(&db)?;
         let live = Arc::new(live);
         let accounts = Arc::new(Accounts::load(&db)?);
-        let ledger = Ledger::load(&db, live.clone(), uncounted, accounts.clone(), clock.clone())?;
+        let commits = Arc::<Commits>::default();
+        let ledger = Ledger::load(&db, live.clone(), uncounted, accounts.clone(), commits.clone(), clock.clone())?;
         let (writer, thread) = Writer::spawn(db, ledger).map_err(|e| Error::Schema(e.to_string()))?;
         let readers = Readers::open(path, readers)?;
-        Ok(Store { writer, readers, live, accounts, clock, path: path.to_owned(), thread: Mutex::new(Some(thread)) })
+        Ok(Store { writer, readers, live, accounts, commits, clock, path: path.to_owned(), thread: Mutex::new(Some(thread)) })
     }
 
     /// The database file.

@@ -44,14 +44,18 @@ pub struct Viewer {
     pub actor: Actor,
     /// The user's number.
     pub user: i64,
+    /// The device's number; `None` for a person in a browser.
+    pub device: Option<i64>,
     office: Arc<Office>,
 }
 
 impl Viewer {
     /// An actor.
     pub fn of(app: &App, actor: &Actor) -> Result<Viewer> {
-        match app.store.accounts.now().user(&actor.user) {
-            Some(user) => Ok(Viewer { actor: actor.clone(), user: user.no, office: app.office() }),
+        let directory = app.store.accounts.now();
+        let device = actor.device.as_ref().and_then(|id| directory.device(id)).map(|device| device.no);
+        match directory.user(&actor.user) {
+            Some(user) => Ok(Viewer { actor: actor.clone(), user: user.no, device, office: app.office() }),
             None => problem(Code::Unauthorized, "Sign in, or send a device's token: Authorization: Bearer bkr_dev_…"),
         }
     }

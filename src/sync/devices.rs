@@ -1,6 +1,6 @@
 //! Devices: who may see, rename and revoke them, and what was refused of theirs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ struct Facts {
     rows: Vec<devices::Stored>,
     open: HashMap<i64, i64>,
     rejected: HashMap<i64, i64>,
+    connected: HashSet<i64>,
     now: clock::Micros,
 }
 
@@ -52,9 +53,9 @@ struct Facts {
 pub const ACTIVE_DAYS: i64 = 90;
 
 async fn facts(app: &App) -> Result<Facts> {
-    let now = app.store.clock.now();
+    let (now, connected) = (app.store.clock.now(), app.hub.connected());
     let read = move |db: &rusqlite::Connection| {
-        Ok(Facts { rows: devices::all(db)?, open: conflicts::open_by_device(db)?, rejected: rejections::counts(db)?, now })
+        Ok(Facts { rows: devices::all(db)?, open: conflicts::open_by_device(db)?, rejected: rejections::counts(db)?, connected, now })
     };
     Ok(app.store.readers.run(read).await?)
 }
@@ -78,6 +79,7 @@ fn describe(row: &devices::Stored, device: &Device, facts: &Facts) -> Value {
         "platform": row.platform,
         "app_version": report.get("app_version").cloned().unwrap_or_else(|| row.app_version.clone().into()),
         "status": status,
+        "connected": facts.connected.contains(&row.no),
         "enrolled_at": clock::text(row.created_at),
         "revoked_at": time(row.revoked_at),
         "last_seen": time(seen.seen_at),

@@ -6,6 +6,7 @@ pub mod conflicts;
 pub mod delta;
 pub mod devices;
 pub mod differences;
+pub mod live;
 pub mod office;
 pub mod pull;
 pub mod push;
@@ -21,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use crate::auth::session::Sessions;
 use crate::auth::throttle::Throttle;
+use crate::auth::ticket::Tickets;
 use crate::domain::limits::Limits;
+use crate::hub::Hub;
 use crate::protocol::problem::Code;
 use crate::store::{self, Store};
 
@@ -77,8 +80,12 @@ pub struct App {
     pub limits: Limits,
     /// How long things are kept.
     pub retention: Retention,
+    /// Who listens.
+    pub hub: Arc<Hub>,
     /// Signed-in browsers.
     pub sessions: Sessions,
+    /// What browsers open sockets with.
+    pub tickets: Tickets,
     /// Failed logins and enrolments.
     pub throttle: Throttle,
     /// At most two password hashes at once: each takes 19 MiB and a core.
@@ -102,11 +109,13 @@ impl App {
     pub fn new(store: Store, office: Office, limits: Limits, retention: Retention) -> App {
         let directory = store.path().parent().map(PathBuf::from).unwrap_or_default();
         App {
+            hub: Arc::new(Hub::new(store.live.clone(), store.commits.clone())),
             store,
             office: RwLock::new(Arc::new(office)),
             limits,
             retention,
             sessions: Sessions::default(),
+            tickets: Tickets::default(),
             throttle: Throttle::default(),
             hashing: tokio::sync::Semaphore::new(2),
             verifying: tokio::sync::Semaphore::new(1),
@@ -124,6 +133,7 @@ impl App {
     /// Puts other rules in force.
     pub fn adopt(&self, office: Office) {
         *self.office.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(office);
+        self.hub.rules_changed();
     }
 
     /// Where the set-up link stands until there is a user, for its owner alone.

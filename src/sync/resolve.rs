@@ -22,6 +22,7 @@ use crate::protocol;
 use crate::protocol::conflicts::{ResolveAnswer, ResolveRequest, RestoreRequest};
 use crate::protocol::problem::Code;
 use crate::sqlite::writer::Outcome;
+use crate::store::commits::Event;
 use crate::store::conflicts::{self, Conflict, Entry, Resolved};
 use crate::store::ledger::Ledger;
 use crate::store::records::{self, New, Stored};
@@ -30,7 +31,7 @@ use crate::store::{self, audit, unique};
 use super::conflicts::{Shown, Viewer, absent, look, texts};
 use super::office::Table;
 use super::push::ask::Budget;
-use super::{App, Error, Result, answer, problem};
+use super::{App, Error, Result, answer, live, problem};
 
 /// What a job of the writer came to.
 enum Step<T> {
@@ -201,7 +202,11 @@ fn decided(
         serde_json::json!({ "table": table.name.as_str(), "record": conflict.record, "resolution": resolution, "version": version });
     audit::write(db, now, viewer.actor.user.as_str(), word, id, &detail)?;
     match conflicts::entry(db, id)? {
-        Some(entry) => Ok(Step::Done((entry, current))),
+        Some(entry) => {
+            let now = current.as_ref().map(|stored| stored.version.content.text());
+            ledger.tell(|| Event::Notice(live::notice(&table, &entry.conflict, now, viewer.device)));
+            Ok(Step::Done((entry, current)))
+        }
         None => said(Code::NotFound, "There is no such conflict."),
     }
 }

@@ -69,6 +69,7 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
         })
         .collect();
     let active = devices.iter().filter(|device| device["status"] == "active").count();
+    let connected = devices.iter().filter(|device| device["connected"] == true).count();
     devices.truncate(DEVICES);
     let last_sync: serde_json::Map<String, Value> =
         devices.iter().filter_map(|device| Some((device["device_id"].as_str()?.to_owned(), device["last_sync"].clone()))).collect();
@@ -83,6 +84,7 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
         "version": env!("CARGO_PKG_VERSION"),
         "tables": tables,
         "active_devices": active,
+        "connected_devices": connected,
         "last_sync": last_sync,
         "cursor": cursor.text(),
         "counts": {

@@ -16,12 +16,14 @@ use crate::domain::record::{Content, Hash, unquote};
 use crate::domain::rules::{Rule, TableRules};
 use crate::protocol::problem::Code;
 use crate::store::accounts::Device;
+use crate::store::commits::Event;
 use crate::store::ledger::Ledger;
 use crate::store::live::{Delta, FeedNo};
 use crate::store::receipts::{self, Receipt};
 use crate::store::records::{self, New, Stored, Written};
 use crate::store::rejections::{self, Rejection};
 use crate::store::{self, conflicts, unique};
+use crate::sync::live;
 use crate::sync::office::Table;
 
 use super::lineage::Walk;
@@ -340,6 +342,7 @@ impl Job<'_> {
                 self.ledger.add(feed, Delta { conflicts: 1, ..Delta::default() });
             }
         }
+        self.ledger.tell(|| Event::Notice(live::notice(table, &row, now.as_deref(), Some(self.device.no))));
         // A row tells which conflict it led to only if that is its own.
         if conflict.write.is_none() || joins {
             let (id, sent) = (change.id.as_str(), row.client.clone());
