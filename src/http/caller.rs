@@ -107,13 +107,12 @@ pub(super) fn anyone(app: &Shared, call: &Call, headers: &HeaderMap) -> Result<A
     }
 }
 
-/// By what the caller is known, for connections that last: the hash of a token or of a session's secret.
-pub(super) fn key(app: &Shared, call: &Call, headers: &HeaderMap) -> Result<Key, Response> {
-    anyone(app, call, headers)?;
-    match (bearer(headers), cookie(app, headers)) {
-        (Some(token), _) => Ok(Key::Device(token::hash(token))),
-        (None, Some(secret)) => Ok(Key::Session(token::hash(&secret))),
-        (None, None) => refuse(Code::Unauthorized, "Sign in, or send a device's token: Authorization: Bearer bkr_dev_…"),
+/// By what a caller is known, for connections that last: the hash of a token, or of a session's secret. Who that is, is
+/// asked for apart.
+pub(super) fn key(app: &Shared, headers: &HeaderMap) -> Option<Key> {
+    match bearer(headers) {
+        Some(token) => Some(Key::Device(token::hash(token))),
+        None => cookie(app, headers).map(|secret| Key::Session(token::hash(&secret))),
     }
 }
 

@@ -102,7 +102,7 @@ impl End {
 /// `GET /sync/ws`.
 pub(super) fn routes(app: &Shared, settings: &Arc<Settings>, stop: &watch::Receiver<bool>) -> Routes {
     let (settings, stop) = (settings.clone(), stop.clone());
-    warp::path!("api" / "v1" / "sync" / "ws")
+    let socket = warp::path!("api" / "v1" / "sync" / "ws")
         .and(warp::get())
         .and(with(app))
         .and(call())
@@ -110,18 +110,20 @@ pub(super) fn routes(app: &Shared, settings: &Arc<Settings>, stop: &watch::Recei
         .and(warp::ext::optional::<OnUpgrade>())
         .map(move |app: Shared, call: Call, headers: HeaderMap, query: String, upgrade: Option<OnUpgrade>| {
             get_socket(app, call, &headers, &query, upgrade, &settings, stop.clone())
-        })
-        .map(answer::settle)
-        .boxed()
+        });
+    socket.map(answer::settle).boxed()
 }
 
 /// Whose connection it is to be: a ticket's holder, or the bearer of a token.
 fn holder(app: &Shared, call: &Call, headers: &HeaderMap, query: &str) -> Result<Key, Response> {
-    let Some(ticket) = parameter(query, "ticket") else {
-        caller::device(app, call, headers)?;
-        return caller::key(app, call, headers);
+    let key = match parameter(query, "ticket") {
+        Some(ticket) => app.tickets.take(&ticket),
+        None => {
+            caller::device(app, call, headers)?;
+            caller::key(app, headers)
+        }
     };
-    app.tickets.take(&ticket).ok_or_else(|| {
+    key.ok_or_else(|| {
         answer::problem(Problem::new(Code::Unauthorized, "The ticket is unknown, was used, or has expired. Ask for a new one."))
     })
 }

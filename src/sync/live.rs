@@ -12,13 +12,12 @@ use crate::domain::record::Content;
 use crate::domain::rules::Scope;
 use crate::hub::{Heard, Listener, Told, View};
 use crate::protocol::live as wire;
-use crate::protocol::problem::Code;
 use crate::store::accounts::Device;
 use crate::store::commits::{Change, Circle, Notice, Operation};
 use crate::store::conflicts::Conflict;
 
 use super::office::{Office, Table};
-use super::{App, Result, problem};
+use super::{App, Result};
 
 /// Somebody who listens, as the accounts have them now.
 #[derive(Debug, Clone)]
@@ -134,13 +133,9 @@ impl Subscription {
     }
 }
 
-/// All of these are tables that the actor may read; hidden and absent ones are the same.
+/// All of these are tables that the actor may read.
 fn known(app: &App, actor: &Actor, tables: &[String]) -> Result<()> {
-    let office = app.office();
-    match tables.iter().find(|name| office.table(name).is_none_or(|table| !actor.may_read(&table.rules))) {
-        Some(_) => problem(Code::UnknownTable, "There is no such table, or none that this role reads."),
-        None => Ok(()),
-    }
+    tables.iter().try_for_each(|name| super::records::table(app, actor, name).map(drop))
 }
 
 /// Payload of `hello`, JSON.

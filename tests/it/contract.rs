@@ -248,11 +248,50 @@ async fn good_days(tour: &Tour, office: &Appliance, admin: &Device, till: &Devic
     ] {
         tour.call(&stranger, id, path, None).await.ok();
     }
+    listening(tour).await;
     // The first admin is made on an appliance that has no user yet.
     let empty = Appliance::start().await;
     let code = server::setup_code(&empty.app).await.unwrap().unwrap();
     let body = json!({ "code": code, "username": "ada", "password": PASSWORD });
     tour.call(&Device::stranger(empty.address), "setup", "/api/v1/setup", Some(body)).await.ok();
+}
+
+/// A live connection by token and by ticket, and one more than a device may have.
+async fn listening(tour: &Tour) {
+    let office = Appliance::with("[live]\ndevice_sockets = 2\n").await;
+    let manager = office.manager("mia").await;
+    let ticket = tour.call(&manager, "ticket", "/api/v1/auth/ticket", None).await.ok()["ticket"].as_str().unwrap().to_owned();
+    let path = "/api/v1/sync/ws";
+    let mut open = Vec::new();
+    let stranger = Device::stranger(office.address);
+    for (device, path) in [(&manager, path.to_owned()), (&stranger, format!("{path}?ticket={ticket}"))] {
+        let answer = handshake(device.request(Method::GET, &path)).send().await.unwrap();
+        let status = answer.status();
+        openapi::check(&Method::GET, path.split('?').next().unwrap(), status, answer.headers(), &Value::Null);
+        tour.note(Some(operation("live")), status.as_u16(), &Value::Null);
+        assert_eq!(status, StatusCode::SWITCHING_PROTOCOLS);
+        // The example of RFC 6455, section 1.3.
+        assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        open.push(answer.upgrade().await.unwrap());
+    }
+    let third = manager.send(handshake(manager.request(Method::GET, path))).await;
+    third.refused(429, "too_many_sockets");
+    tour.note(Some(operation("live")), 429, &third.body);
+    let again = stranger.send(handshake(stranger.request(Method::GET, &format!("{path}?ticket={ticket}")))).await;
+    again.refused(401, "unauthorized");
+    let plain = tour.call(&manager, "live", path, None).await;
+    plain.refused(426, "upgrade_required");
+    assert_eq!(plain.headers["sec-websocket-version"], "13");
+}
+
+fn handshake(request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    let fields = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    fields.into_iter().fold(request, |request, (name, value)| request.header(name, value))
 }
 
 /// The inbox: an open conflict of a record that left the till's view, and one that a rule decided.
@@ -573,6 +612,9 @@ fn rights() -> Vec<Row> {
         ("verify", &[], Some(json!({})), [200, 200, 200, 200]),
         ("verify", &[], Some(json!({ "tables": { "payroll": null } })), [403, 403, 200, 200]),
         ("status", &[], None, [200, 200, 200, 200]),
+        // Whoever is known is asked for a handshake.
+        ("live", &[], None, [426, 426, 426, 426]),
+        ("ticket", &[], None, [200, 200, 200, 200]),
         ("cleanup", &[], Some(json!({ "days_old": 3_650 })), [403, 403, 403, 200]),
         ("listDevices", &[], None, [200, 200, 200, 200]),
         // A device of a user of store B, one of a manager, one of an admin.
@@ -616,7 +658,7 @@ fn rights() -> Vec<Row> {
 /// What needs no signing in: deny by default is shown by the shortness of this list.
 const OPEN: [&str; 10] = ["login", "enroll", "setup", "openapi", "alive", "ready", "home", "setupPage", "joinPage", "file"];
 /// What only a device may do: there is no cursor and no operation of a browser.
-const DEVICES_ONLY: [&str; 3] = ["push", "pull", "verify"];
+const DEVICES_ONLY: [&str; 4] = ["push", "pull", "verify", "live"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_is_closed_to_strangers_and_does_for_each_role_what_the_table_says() {
