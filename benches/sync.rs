@@ -7,6 +7,8 @@
 
 #![allow(unreachable_pub, clippy::expect_used, clippy::print_stdout, reason = "a program of its own that prints a table")]
 
+#[path = "sync/live.rs"]
+mod live;
 #[path = "sync/load.rs"]
 mod load;
 #[path = "sync/raw.rs"]
@@ -54,6 +56,9 @@ fn main() {
         }
         if wanted("purge") {
             purge().await;
+        }
+        if wanted("live") {
+            listening().await;
         }
     });
 }
@@ -269,5 +274,32 @@ async fn purge() {
     line("10,000 tombstones purged while pushing", milliseconds(purge), None);
     line("  push p99, 9 connections, without it", milliseconds(quiet.percentile(99.0)), None);
     line("  push p99, 9 connections, with it", milliseconds(busy.percentile(99.0)), None);
+    println!();
+}
+
+async fn listening() {
+    println!("live: from a push's answer to the hints, every listener its own device");
+    let server = Server::start().await;
+    let pusher = server.devices(1).await.remove(0);
+    let crowd = server.crowd(1_000).await;
+    // What the first connections and a thousand requests leave behind is no listener's.
+    live::round(&server, &pusher, &crowd[..10], 20).await;
+    server.alone().await;
+    for listeners in [10, 100, 1_000] {
+        let before = server.memory();
+        let round = live::round(&server, &pusher, &crowd[..listeners], 100).await;
+        let percentile = |percent: usize| round.times[(round.times.len() * percent / 100).min(round.times.len() - 1)];
+        line(&format!("{listeners} listeners, p50"), milliseconds(percentile(50)), None);
+        line("  p99", milliseconds(percentile(99)), None);
+        line("  hints that did not come", round.missing.to_string(), Some((round.missing == 0, "none".into())));
+        if listeners == 1_000 {
+            line("  resident before", format!("{before:.1} MiB"), None);
+            line("  resident with them", format!("{:.1} MiB", round.memory), Some((round.memory < 64.0, "under 64 MiB".into())));
+            server.alone().await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let after = server.memory();
+            line("  resident after", format!("{after:.1} MiB"), Some((after - before < 10.0, "at most 10 MiB more than before".into())));
+        }
+    }
     println!();
 }

@@ -116,6 +116,27 @@ impl Server {
         devices
     }
 
+    /// Many devices of one user of store S.
+    pub async fn crowd(&self, count: usize) -> Vec<Device> {
+        cli(self.path(), &["user", "add", "crowd", "--role", "store", "--store", "S", "--no-password"]);
+        let mut devices = Vec::new();
+        for _ in 0..count {
+            devices.push(Device { token: self.enroll("crowd").await, store: "S".into() });
+        }
+        devices
+    }
+
+    /// Waits until no device is connected.
+    pub async fn alone(&self) {
+        for _ in 0..1_000 {
+            if self.status().await["connected_devices"] == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("devices stay connected");
+    }
+
     /// The status, as the admin sees it.
     pub async fn status(&self) -> Value {
         let (status, body) = Connection::open(self.address, &self.admin).await.call("GET", "/api/v1/sync/status", "").await;

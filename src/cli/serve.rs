@@ -36,7 +36,10 @@ pub(super) fn run(directory: &Path, arguments: Arguments) -> anyhow::Result<()> 
     }
     telemetry::start(&config.log.level, config.log.format == "json");
     let _lock = place::lock(directory)?;
-    config.server.connections = config.server.connections.min(raise_descriptors().saturating_sub(64).max(8));
+    // Each connection is an open file, and live ones leave half of them to the others.
+    let files = raise_descriptors().saturating_sub(64).max(16);
+    config.live.sockets = config.live.sockets.min(files - config.server.connections.min(files / 2));
+    config.server.connections = config.server.connections.min(files - config.live.sockets);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(workers()).max_blocking_threads(16).build()?;
     runtime.block_on(serve(directory.to_owned(), config))
 }
@@ -46,7 +49,7 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
 }
 
-/// As many open files as the system allows: each connection is one. Returns how many that is.
+/// As many open files as the system allows. Returns how many that is.
 fn raise_descriptors() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
