@@ -57,7 +57,7 @@ pub(super) fn described(text: &str, error: &toml::de::Error) -> String {
     let (line, from) = (before.matches('\n').count(), before.rfind('\n').map_or(0, |at| at + 1));
     let own = text.get(from..).unwrap_or_default();
     if own.trim_start().starts_with("token") {
-        return format!("line {}: token is a text in quotes", line + 1);
+        return format!("line {}: token cannot be read. It is a text in quotes, and stands once", line + 1);
     }
     error.to_string().trim_end().to_owned()
 }

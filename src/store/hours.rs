@@ -109,3 +109,47 @@ impl Hours {
 pub fn purge(db: &Connection, hour: i64) -> rusqlite::Result<usize> {
     db.prepare_cached("DELETE FROM hours WHERE hour < ?1")?.execute([hour])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_fails_loses_nothing_and_nothing_is_written_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = super::super::connect(&directory.path().join("t.db")).unwrap();
+        let hours = Hours::default();
+        let commit = |end: &str| {
+            db.execute_batch("BEGIN").unwrap();
+            hours.flush(&db).unwrap();
+            // While the commit is under way another sync is served.
+            hours.served(5 * HOUR, 1);
+            db.execute_batch(end).unwrap();
+            hours.end_flush(end == "COMMIT");
+        };
+        let rows = || {
+            db.query_row("SELECT count(*), total(served), total(failed), total(micros) FROM hours", [], |row| {
+                Ok([row.get::<_, f64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+            })
+        };
+        hours.served(5 * HOUR, 40);
+        hours.failed(6 * HOUR - 1);
+        commit("ROLLBACK");
+        assert_eq!(rows().unwrap(), [0.0; 4]);
+        commit("COMMIT");
+        assert_eq!(rows().unwrap(), [1.0, 2.0, 1.0, 41.0]);
+        commit("COMMIT");
+        assert_eq!(rows().unwrap(), [1.0, 3.0, 1.0, 42.0]);
+        let again = Hours::load(&db, 6 * HOUR).unwrap();
+        let sums = |hours: i64, now: Micros| again.last(hours, now).served;
+        assert_eq!((sums(1, 5 * HOUR), sums(1, 6 * HOUR), sums(2, 6 * HOUR)), (3, 0, 3));
+    }
+
+    #[test]
+    fn memory_holds_a_week() {
+        let hours = Hours::default();
+        (0..1_000).for_each(|hour| hours.failed(hour * HOUR));
+        let kept = hours.lock().len() as i64;
+        assert_eq!((kept, hours.last(7 * 24, 999 * HOUR).failed), (KEPT, 7 * 24));
+    }
+}
