@@ -109,6 +109,8 @@ pub async fn metrics(app: &App) -> Result<String> {
     let (bytes, open) = app.store.readers.run(|db| Ok((meta::bytes(db)?, conflicts::open_by_feed(db)?.into_values().sum::<i64>()))).await?;
     let (devices, queue) = (devices(app, super::devices::ACTIVE_DAYS * DAY), queue(app));
     Ok(app.store.metrics.text(&[
+        ("backroom_sync_live_connections", "Open live connections", app.hub.count() as f64),
+        ("backroom_sync_devices_connected", "Devices with a live connection", app.hub.connected().len() as f64),
         ("backroom_sync_db_bytes", "Size of the database", bytes as f64),
         ("backroom_sync_open_conflicts", "Conflicts that wait for a decision", open as f64),
         ("backroom_sync_devices", "Active devices", devices.active as f64),

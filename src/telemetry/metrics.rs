@@ -68,10 +68,6 @@ pub struct Metrics {
     pub served: Counter,
     /// Syncs that were answered with a problem.
     pub failed: Counter,
-    /// Open live connections.
-    pub live_connections: Gauge,
-    /// Devices with at least one of them.
-    pub devices_connected: Gauge,
     /// Jobs in each commit.
     pub commit_batch: Histogram,
 }
@@ -96,8 +92,6 @@ impl Default for Metrics {
             pull_records: Counter::default(),
             served: request("ok"),
             failed: request("failed"),
-            live_connections: Gauge::default(),
-            devices_connected: Gauge::default(),
             commit_batch: Histogram::new(JOBS),
             registry: Registry::default(),
         };
@@ -108,8 +102,6 @@ impl Default for Metrics {
         registry.register("backroom_sync_changes", "Pushed changes by what they came to", changes.clone());
         registry.register("backroom_sync_conflicts", "Conflicts of pushed changes", metrics.conflicts.clone());
         registry.register("backroom_sync_pull_records", "Records given to devices", metrics.pull_records.clone());
-        registry.register("backroom_sync_live_connections", "Open live connections", metrics.live_connections.clone());
-        registry.register("backroom_sync_devices_connected", "Devices with a live connection", metrics.devices_connected.clone());
         registry.register("backroom_sync_commit_batch_size", "Jobs in each commit", metrics.commit_batch.clone());
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -171,6 +163,6 @@ mod tests {
         assert!(new.contains("\nbackroom_sync_db_bytes 4096.0\n"), "{new}");
         assert!(old.contains("# HELP backroom_sync_changes_total Pushed") && old.contains("# TYPE backroom_sync_changes_total counter\n"));
         assert!(old.contains("backroom_sync_changes_total{result=\"merged\"} 2\n") && !old.contains("EOF"), "{old}");
-        assert!(old.contains("# TYPE backroom_sync_live_connections gauge\n"), "{old}");
+        assert!(old.contains("# TYPE backroom_build_info gauge\n"), "{old}");
     }
 }

@@ -7,8 +7,11 @@ use std::process::Command;
 
 use backroom::domain::actor::Role;
 use backroom::store::Clock;
+use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Message, protocol};
 
 use crate::support::process::{self, BINARY, Serving};
 use crate::support::{Appliance, Device, LOOPBACK};
@@ -218,6 +221,46 @@ async fn what_a_known_device_is_refused_is_a_failed_sync_and_what_strangers_try_
     keen.try_push(json!({})).await.refused(503, "paused");
     assert_eq!((failed().await, of(&look(&office).await, "sync_requests_total{result=\"ok\"}")), (4.0, served));
     assert_eq!(figures(&office.device("mia", "2").await, "24h").await["failed_syncs"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_connections_and_what_is_pushed_over_them_are_counted() {
+    let office = Appliance::with(&format!("{RULES}\n[limits]\nrequests_per_second = 1\nrequests_burst = 4\n")).await;
+    let (mia, tom) = (office.manager("mia").await, office.till("tom", "north").await);
+    let open = async |device: &Device| {
+        let words = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let request = device.request(Method::GET, "/api/v1/sync/ws");
+        let answer = words.into_iter().fold(request, |request, (name, value)| request.header(name, value)).send().await.unwrap();
+        WebSocketStream::from_raw_socket(answer.upgrade().await.unwrap(), protocol::Role::Client, None).await
+    };
+    let counts = async || {
+        let now = look(&office).await;
+        (of(&now, "sync_live_connections"), of(&now, "sync_devices_connected"))
+    };
+    let (one, two, mut three) = (open(&mia).await, open(&mia).await, open(&tom).await);
+    office.becomes(async || (counts().await == (3.0, 2.0)).then_some(())).await;
+    drop((one, two));
+    office.becomes(async || (counts().await == (1.0, 1.0)).then_some(())).await;
+
+    let mut answered = BTreeMap::<String, u32>::new();
+    for n in 0..9 {
+        let push = json!({ "type": "push_change", "payload": { "changes": { "visits": [{ "id": format!("v{n}") }] } } });
+        three.send(Message::text(push.to_string())).await.unwrap();
+    }
+    while answered.get("sync_complete").unwrap_or(&0) + answered.get("error").unwrap_or(&0) < 9 {
+        let Message::Text(text) = three.next().await.unwrap().unwrap() else { continue };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        *answered.entry(message["type"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    let (now, served) = (look(&office).await, f64::from(answered["sync_complete"]));
+    assert_eq!(of(&now, "sync_requests_total{result=\"ok\"}"), served);
+    assert_eq!(of(&now, "sync_requests_total{result=\"failed\"}"), f64::from(answered["error"]));
+    assert_eq!((of(&now, "sync_push_duration_seconds_count"), changes(&now)[0]), (served, served));
 }
 
 #[tokio::test(flavor = "multi_thread")]
