@@ -100,7 +100,7 @@ pub struct Seen {
 pub struct Given {
     /// The view that it was given.
     pub view: i64,
-    /// Seq of each table's last pull; 0 while one from zero is under way.
+    /// Seq of the cursor that each table's last page ended with.
     pub tables: BTreeMap<TableNo, Seq>,
 }
 

@@ -155,14 +155,13 @@ async fn serve(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8>> 
     }
 }
 
-/// Notes how far a device was given tables: to the answer's cursor, once a pull from zero is through.
+/// Notes how far a device was given tables: pages are in the order of seq, so up to the answer's cursor.
 fn give(device: &Device, tables: &[Arc<Table>], next: &Cursor) {
-    let seq = if next.start.is_none() { next.seq } else { 0 };
     device.activity.note(|seen| {
         if seen.given.view != next.view {
             seen.given = Given { view: next.view, ..Given::default() };
         }
-        seen.given.tables.extend(tables.iter().map(|table| (table.no, seq)));
+        seen.given.tables.extend(tables.iter().map(|table| (table.no, next.seq)));
     });
 }
 
