@@ -7,6 +7,8 @@ pub mod domain;
 pub mod protocol;
 pub mod sqlite;
 
+pub mod telemetry;
+
 pub mod auth;
 pub mod script;
 pub mod store;
@@ -19,7 +21,6 @@ pub mod sync;
 pub mod http;
 
 pub mod config;
-pub mod telemetry;
 
 pub mod server;
 

@@ -70,6 +70,7 @@ pub async fn run(app: Arc<App>, config: &Config, listener: TcpListener, stop: wa
         sockets: live.sockets,
         ping: Duration::from_secs(live.ping_seconds),
         idle: Duration::from_secs(live.idle_seconds),
+        metrics_token: Some(config.metrics.token.text()).filter(|token| !token.is_empty()).map(token::hash),
     };
     let telling = tokio::spawn({
         let hub = app.hub.clone();

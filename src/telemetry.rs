@@ -1,4 +1,8 @@
-//! Logs: sentences with dotted fields, plain or JSON, to standard error. Never a token, never a record's content.
+//! What the appliance tells of itself: its log here, its figures in `metrics`.
+//!
+//! The log is sentences with dotted fields, plain or JSON, to standard error. Never a token, never a record's content.
+
+pub mod metrics;
 
 use tracing_subscriber::EnvFilter;
 

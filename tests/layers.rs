@@ -15,20 +15,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Layer 1
     ("protocol", &["domain"]),
     ("sqlite", &["domain"]),
+    // Beside the layers
+    ("telemetry", &[]),
     // Layer 2
-    ("store", &["domain", "protocol", "sqlite"]),
+    ("store", &["domain", "protocol", "sqlite", "telemetry"]),
     ("auth", &["domain"]),
     ("hub", &["domain", "store"]),
     // Beside the layers
     ("script", &["domain"]),
     // Layer 3
-    ("sync", &["domain", "protocol", "sqlite", "store", "auth", "hub", "script"]),
+    ("sync", &["domain", "protocol", "sqlite", "store", "auth", "hub", "script", "telemetry"]),
     ("ops", &["domain", "protocol", "sqlite", "store"]),
     // Layer 4
-    ("http", &["domain", "protocol", "store", "auth", "hub", "sync", "ops"]),
+    ("http", &["domain", "protocol", "store", "auth", "hub", "sync", "ops", "telemetry"]),
     // Beside the layers
     ("config", &["domain", "script"]),
-    ("telemetry", &[]),
     // Layer 5
     ("server", &["domain", "protocol", "sqlite", "store", "auth", "hub", "sync", "ops", "http", "config", "script", "telemetry"]),
     // Layer 6

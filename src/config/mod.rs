@@ -1,6 +1,7 @@
 //! One Config: flag > environment > `backroom.toml` > default. Values are passed down, not the Config.
 
 pub mod presets;
+pub mod secret;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,8 +15,13 @@ use crate::domain::rules::{Function, Rule, Schema, TableRules, Tables};
 use crate::domain::schema;
 use crate::script::Script;
 
+use secret::Secret;
+
 /// The rules' file in the data directory.
 pub const FILE: &str = "backroom.toml";
+
+/// Names a file that holds the token of `/metrics`.
+const METRICS_TOKEN_FILE: &str = "BACKROOM_METRICS_TOKEN_FILE";
 
 /// What is wrong with the configuration, for the person who wrote it.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +131,14 @@ impl Default for Log {
     }
 }
 
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Opens `/metrics`; empty: there is none.
+    pub token: Secret,
+}
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -139,6 +153,8 @@ pub struct Config {
     pub retention: Retention,
     /// `[log]`.
     pub log: Log,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[tables.*]`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tables: BTreeMap<String, TableRules>,
@@ -150,7 +166,7 @@ pub type Origins = BTreeMap<String, String>;
 impl Config {
     /// Reads a file's text. The error names line and column.
     pub fn parse(text: &str) -> Result<Config, Error> {
-        let config: Config = toml::from_str(text).map_err(|e| Error(format!("{FILE}: {}", e.to_string().trim_end())))?;
+        let config: Config = toml::from_str(text).map_err(|e| Error(format!("{FILE}: {}", secret::described(text, &e))))?;
         config.check().map_err(|sentence| Error(format!("{FILE}: {sentence}{}", place(text, &sentence))))?;
         Ok(config)
     }
@@ -185,6 +201,13 @@ impl Config {
                 };
                 origins.insert(format!("{section}.{key}"), origin);
             }
+        }
+        if let Some(token) = secret::from_file(METRICS_TOKEN_FILE)? {
+            let section = value.entry("metrics").or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let Some(section) = section.as_table_mut() {
+                section.insert("token".into(), token.into());
+            }
+            origins.insert("metrics.token".into(), METRICS_TOKEN_FILE.into());
         }
         let mut config: Config = value.try_into().map_err(|e: toml::de::Error| Error(format!("environment: {}", e.message())))?;
         config.read_files(directory)?;

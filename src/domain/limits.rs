@@ -99,6 +99,9 @@ pub const SCHEMA_FUEL_BYTE: u64 = 32;
 /// Characters of what a script or a schema says is wrong.
 pub const REASON_CHARS: usize = 300;
 
+/// The largest number in a device's report: far beyond what is true, and sums of them stay exact.
+pub const REPORTED: u64 = 1_000_000_000_000;
+
 /// The limits as `GET /api/v1/sync/status` reports them.
 #[derive(Debug, Clone, Serialize)]
 pub struct Limits {

@@ -43,7 +43,8 @@ fn refuse<T>(code: Code, detail: &str) -> Result<T, Response> {
     Err(answer::problem(Problem::new(code, detail)))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// What the request shows for itself: `Authorization: Bearer …`.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }

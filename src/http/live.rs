@@ -32,7 +32,7 @@ use crate::protocol::live::{self as wire, message};
 use crate::protocol::problem::{Code, Problem};
 use crate::store::accounts::Device;
 use crate::sync::live::{self, Caller, Subscription};
-use crate::sync::push;
+use crate::sync::{figures, push};
 
 use super::answer::{self, Handled};
 use super::caller::{self, Call, call};
@@ -425,6 +425,7 @@ async fn push(app: &Shared, device: Option<&Arc<Device>>, body: Bytes, name: &st
         return Err(Problem::new(Code::Forbidden, "Changes are pushed by devices. A browser resolves conflicts and restores versions."));
     };
     if device.activity.limiter.check().is_err() {
+        figures::refused(app);
         return Err(Problem::new(Code::RateLimited, "This device sends more requests than its rate allows."));
     }
     let pushed = push::push(app, device, body, name).await.map_err(answer::told)?;

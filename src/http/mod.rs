@@ -10,6 +10,7 @@ mod devices;
 mod health;
 pub mod listener;
 mod live;
+mod metrics;
 pub mod openapi;
 mod records;
 mod serve;
@@ -48,6 +49,8 @@ fn routes(app: &Shared, settings: &Arc<Settings>, stop: &watch::Receiver<bool>) 
         .or(live::routes(app, settings, stop))
         .unify()
         .or(health::routes(app))
+        .unify()
+        .or(metrics::routes(app, settings))
         .unify()
         .or(web::routes(app))
         .unify()

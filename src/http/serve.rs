@@ -37,6 +37,8 @@ pub struct Settings {
     pub ping: Duration,
     /// Without any sign of life for so long, a live connection is closed.
     pub idle: Duration,
+    /// SHA-256 of the token that opens `/metrics`.
+    pub metrics_token: Option<[u8; 32]>,
 }
 
 /// All of the HTTP side, for every connection.
@@ -65,7 +67,7 @@ impl Outer {
         let began = Instant::now();
         let (id, method, path) = (call.id.clone(), request.method().clone(), request.uri().path().to_owned());
         let gzip = accepts_gzip(request.headers());
-        let secure = path.starts_with("/api/") || path.ends_with("z");
+        let secure = path.starts_with("/api/") || path.ends_with("z") || path == "/metrics";
         let mut response = match self.check(&request) {
             Some(problem) => answer::problem(problem),
             None => {

@@ -4,10 +4,11 @@ use bytes::Buf;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::Filter;
+use warp::reply::Response;
 
 use crate::protocol::account::CleanupRequest;
 use crate::protocol::problem::{Code, Problem};
-use crate::sync::{delta, pull, push, retention, status, verify};
+use crate::sync::{delta, figures, pull, push, retention, status, verify};
 
 use super::answer::Handled;
 use super::caller::{self, Call, call};
@@ -42,9 +43,19 @@ pub(super) fn routes(app: &Shared) -> Routes {
     pull.or(push).unify().or(delta).unify().or(verify).unify().or(status).unify().or(cleanup).unify().map(answer::settle).boxed()
 }
 
+/// Counts a sync that was refused on its way, unless nobody known asked for it.
+fn refused(app: &Shared) -> impl FnOnce(Response) -> Response {
+    |refusal| {
+        if refusal.status() != StatusCode::UNAUTHORIZED {
+            figures::refused(app);
+        }
+        refusal
+    }
+}
+
 async fn post_push(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
-    let device = caller::device(&app, &call, &headers)?;
-    let body = body::read(&headers, stream, app.limits.body_bytes).await?;
+    let device = caller::device(&app, &call, &headers).map_err(refused(&app))?;
+    let body = body::read(&headers, stream, app.limits.body_bytes).await.map_err(refused(&app))?;
     let pushed = push::push(&app, &device, body, &call.id).await.map_err(answer::error)?;
     if !pushed.refused {
         return Ok(answer::json_text(StatusCode::OK, pushed.body));
@@ -55,8 +66,8 @@ async fn post_push(app: Shared, call: Call, headers: HeaderMap, stream: impl Str
 }
 
 async fn post_pull(app: Shared, call: Call, headers: HeaderMap, stream: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Handled {
-    let device = caller::device(&app, &call, &headers)?;
-    let body = body::read(&headers, stream, app.limits.body_bytes).await?;
+    let device = caller::device(&app, &call, &headers).map_err(refused(&app))?;
+    let body = body::read(&headers, stream, app.limits.body_bytes).await.map_err(refused(&app))?;
     Ok(answer::text(pull::pull(&app, &device, body).await))
 }
 

@@ -32,7 +32,8 @@ pub struct PushRequest<'a> {
     #[serde(default)]
     pub atomic: Option<bool>,
     /// What the device says of itself.
-    pub report: Option<Report>,
+    #[serde(borrow)]
+    pub report: Option<&'a RawValue>,
 }
 
 /// Raw entries in the order of the request. Those beyond what a push may hold are counted and not kept: millions of them
@@ -170,48 +171,82 @@ pub struct OperationBase<'a> {
     pub data: Option<&'a RawValue>,
 }
 
-/// What a device says of itself; kept as it last said it.
+/// What a device says of itself; kept as it last said it. A value that is not of its kind is left out: no change waits for
+/// a report to be mended.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The device's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Changes that wait on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub pending: Option<u64>,
     /// Changes that it gave up on.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub failed: Option<u64>,
     /// Syncs tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u64>,
     /// Syncs failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub failures: Option<u64>,
     /// Age of the oldest waiting change, seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub oldest_pending_s: Option<f64>,
     /// The app's version.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub app_version: Option<String>,
     /// What it runs on.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// That system's version.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
     /// How it is connected.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
 }
 
 impl Report {
-    /// Cuts every text to a bounded length.
-    pub fn bounded(mut self) -> Report {
+    /// Reads one, bounded; `None` where it is no object.
+    pub fn read(text: &str) -> Option<Report> {
+        // A list would be taken for the fields in their order.
+        let report: Report = text.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(text).ok())??;
+        Some(report.bounded())
+    }
+
+    /// Cuts every text to a bounded length and every number to one that JSON has exactly.
+    fn bounded(mut self) -> Report {
         let texts = [&mut self.name, &mut self.app_version, &mut self.platform, &mut self.os_version, &mut self.network];
         for text in texts.into_iter().flatten() {
             *text = text.chars().take(limits::LABEL_CHARS).collect();
         }
+        for count in [&mut self.pending, &mut self.failed, &mut self.attempts, &mut self.failures].into_iter().flatten() {
+            *count = (*count).min(limits::REPORTED);
+        }
+        self.oldest_pending_s = self.oldest_pending_s.filter(|age| *age >= 0.0).map(|age| age.min(limits::REPORTED as f64));
         self
+    }
+}
+
+fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(raw.get()).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_keeps_what_can_be_understood_of_it() {
+        let kept = |text: &str| serde_json::to_string(&Report::read(text).unwrap()).unwrap();
+        assert_eq!(kept(r#"{"pending":3,"failed":-1,"attempts":"4","failures":1.5,"oldest_pending_s":1e400}"#), r#"{"pending":3}"#);
+        assert_eq!(kept(r#"{"pending":18446744073709551615,"oldest_pending_s":-1}"#), r#"{"pending":1000000000000}"#);
+        assert_eq!(kept(r#"{"oldest_pending_s":7,"name":null,"os_version":{"a":[]},"more":[1]}"#), r#"{"oldest_pending_s":7.0}"#);
+        assert_eq!(kept(&format!(r#"{{"name":"{}"}}"#, "é".repeat(500))), format!(r#"{{"name":"{}"}}"#, "é".repeat(200)));
+        for text in ["null", "7", "[3]", "\"x\"", r#"{"pending":1,"pending":2}"#] {
+            assert!(Report::read(text).is_none(), "{text}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::domain::actor::{Actor, Role};
@@ -17,6 +18,7 @@ use crate::domain::clock::Micros;
 use crate::domain::cursor::Seq;
 use crate::domain::ids::{DeviceId, StoreId, UserId};
 
+use super::live::TableNo;
 use super::{Result, devices, meta, users};
 
 /// A user as requests see one.
@@ -51,6 +53,8 @@ pub struct Device {
     pub view: i64,
     /// Revoked, or its user disabled.
     pub revoked: bool,
+    /// First enrolment.
+    pub enrolled_at: Micros,
     /// What it did since the last flush.
     pub activity: Arc<Activity>,
 }
@@ -84,7 +88,20 @@ pub struct Seen {
     pub tables: BTreeMap<String, Micros>,
     /// Its report, JSON.
     pub report: Option<String>,
+    /// When that came.
+    pub reported_at: Option<Micros>,
+    /// What pulls have given it.
+    pub given: Given,
     dirty: bool,
+}
+
+/// How far a device was given each table, beside `Seen::cursor`, which is how far it surely holds them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// The view that it was given.
+    pub view: i64,
+    /// Seq of the cursor that each table's last page ended with.
+    pub tables: BTreeMap<TableNo, Seq>,
 }
 
 impl Activity {
@@ -103,10 +120,27 @@ impl Activity {
         self.lock().clone()
     }
 
+    /// Its last request.
+    pub fn seen_at(&self) -> Option<Micros> {
+        self.lock().seen_at
+    }
+
+    /// Its report, JSON, and when that came: with a push, and when exactly is known for those that came since it is noted.
+    pub fn report(&self) -> Option<(String, Option<Micros>)> {
+        let seen = self.lock();
+        Some((seen.report.clone()?, seen.reported_at.or(seen.pushed_at)))
+    }
+
     /// The cursor that it last presented, once it has finished a pull of this view.
     pub fn cursor(&self, view: i64) -> Option<Seq> {
         let seen = self.lock();
         (seen.pulled && seen.view == view).then_some(seen.cursor)
+    }
+
+    /// How far it was given each table of this view.
+    pub fn given(&self, view: i64) -> BTreeMap<TableNo, Seq> {
+        let seen = self.lock();
+        if seen.given.view == view { seen.given.tables.clone() } else { BTreeMap::new() }
     }
 
     /// Notes something.
@@ -222,6 +256,7 @@ impl Accounts {
                 user: user.no,
                 view: user.view,
                 revoked: row.revoked_at.is_some() || !user.enabled,
+                enrolled_at: row.created_at,
                 activity: known.unwrap_or_else(|| Arc::new(Activity::new(row.seen, rate, burst))),
             });
             directory.by_token.insert(row.token, device.clone());

@@ -44,6 +44,9 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Stored> {
     seen.pulled = row.get("pulled")?;
     seen.tables = serde_json::from_str(row.get_ref("tables")?.as_str()?).unwrap_or_default();
     seen.report = row.get("report")?;
+    seen.reported_at = row.get("reported_at")?;
+    let given: Option<String> = row.get("given")?;
+    seen.given = given.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     Ok(Stored {
         no: row.get("no")?,
         id: DeviceId::trusted(row.get::<_, String>("id")?),
@@ -120,12 +123,13 @@ pub fn revoke(db: &Connection, id: &str, now: Micros) -> rusqlite::Result<()> {
 pub fn write_seen(db: &Connection, no: i64, seen: &Seen) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE devices SET seen_at = :seen_at, pushed_at = :pushed_at, pulled_at = :pulled_at, skew = :skew,
-           cursor = :cursor, view = :view, pulled = :pulled, tables = :tables, report = :report WHERE no = :no",
+           cursor = :cursor, view = :view, pulled = :pulled, tables = :tables, report = :report,
+           reported_at = :reported_at, given = :given WHERE no = :no",
     )?
     .execute(named_params! {
         ":no": no, ":seen_at": seen.seen_at, ":pushed_at": seen.pushed_at, ":pulled_at": seen.pulled_at, ":skew": seen.skew,
         ":cursor": seen.cursor, ":view": seen.view, ":pulled": seen.pulled, ":tables": serde_json::to_string(&seen.tables).unwrap_or_default(),
-        ":report": seen.report,
+        ":report": seen.report, ":reported_at": seen.reported_at, ":given": serde_json::to_string(&seen.given).unwrap_or_default(),
     })?;
     Ok(())
 }

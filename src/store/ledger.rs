@@ -9,25 +9,39 @@ use rusqlite::Connection;
 use crate::domain::clock::Micros;
 use crate::domain::cursor::Seq;
 use crate::sqlite::writer::State;
+use crate::telemetry::metrics::Metrics;
 
 use super::accounts::Accounts;
 use super::commits::{Commits, Event};
+use super::hours::{HOUR, Hours};
 use super::live::{Delta, Feed, FeedNo, Live, TableNo};
 use super::{Clock, Result, meta};
 
 /// Counts of feeds are written with a commit, at most this often; a start after a crash counts what came since.
 const COUNT_EVERY: Micros = 1_000_000;
-/// Devices' last-seen times and reports are written with a commit, at most this often.
+/// Devices' last-seen times and reports, and the hours' syncs, are written with a commit, at most this often.
 const FLUSH_EVERY: Micros = 10_000_000;
-const HOUR: Micros = 3_600_000_000;
+
+/// What others look at, and the writer moves along with its commits.
+#[derive(Debug)]
+pub struct Beside {
+    /// Heads of feeds.
+    pub live: Arc<Live>,
+    /// Users and devices.
+    pub accounts: Arc<Accounts>,
+    /// What commits changed, for the hub.
+    pub commits: Arc<Commits>,
+    /// Syncs of the last hours.
+    pub hours: Arc<Hours>,
+    /// Figures since the start.
+    pub metrics: Arc<Metrics>,
+}
 
 /// The writer's memory.
 #[derive(Debug)]
 pub struct Ledger {
     clock: Clock,
-    live: Arc<Live>,
-    accounts: Arc<Accounts>,
-    commits: Arc<Commits>,
+    beside: Beside,
     head: Seq,
     time: Micros,
     tables: HashMap<Box<str>, TableNo>,
@@ -36,7 +50,6 @@ pub struct Ledger {
     batch: HashMap<FeedNo, Delta>,
     /// What the running batch has to tell.
     events: Vec<Event>,
-    uncounted: HashMap<FeedNo, Delta>,
     counted_at: Micros,
     counting: bool,
     new_feeds: Vec<(TableNo, Box<str>, FeedNo)>,
@@ -47,6 +60,8 @@ pub struct Ledger {
     floor: Option<Seq>,
     view: Option<i64>,
     changes_before: u64,
+    /// In the running batch.
+    jobs: u32,
 }
 
 /// What the running job did, so that it can be undone.
@@ -61,17 +76,10 @@ struct Job {
 }
 
 impl Ledger {
-    /// Reads it at start. `uncounted` is what the feeds' rows do not know yet.
-    pub fn load(
-        db: &Connection,
-        live: Arc<Live>,
-        uncounted: HashMap<FeedNo, Delta>,
-        accounts: Arc<Accounts>,
-        commits: Arc<Commits>,
-        clock: Clock,
-    ) -> Result<Ledger> {
+    /// Reads it at start.
+    pub fn load(db: &Connection, beside: Beside, clock: Clock) -> Result<Ledger> {
         let (head, time, feeds) = {
-            let state = live.read();
+            let state = beside.live.read();
             let feeds = state.feeds().map(|(no, feed)| ((feed.table, feed.scope.clone()), no)).collect();
             (state.head, state.time, feeds)
         };
@@ -82,9 +90,7 @@ impl Ledger {
         let graves = db.query_row("SELECT EXISTS (SELECT 1 FROM graves)", [], |row| row.get(0))?;
         let mut ledger = Ledger {
             clock,
-            live,
-            accounts,
-            commits,
+            beside,
             head,
             time,
             tables,
@@ -92,7 +98,6 @@ impl Ledger {
             graves,
             batch: HashMap::new(),
             events: Vec::new(),
-            uncounted,
             counted_at: 0,
             counting: false,
             new_feeds: Vec::new(),
@@ -103,6 +108,7 @@ impl Ledger {
             floor: None,
             view: None,
             changes_before: 0,
+            jobs: 0,
         };
         ledger.mark();
         Ok(ledger)
@@ -154,7 +160,7 @@ impl Ledger {
 
     /// Tells whoever listens when the batch commits. `event` is made only where somebody does.
     pub fn tell(&mut self, event: impl FnOnce() -> Event) {
-        if self.commits.is_heard() {
+        if self.beside.commits.is_heard() {
             self.events.push(event());
         }
     }
@@ -207,7 +213,7 @@ impl Ledger {
 
     /// Adds to the feeds' rows what they do not know yet.
     fn count(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        let mut all = self.uncounted.clone();
+        let mut all = self.beside.live.read().uncounted.clone();
         for (feed, delta) in &self.batch {
             all.entry(*feed).or_default().add(delta);
         }
@@ -237,6 +243,7 @@ impl Ledger {
 
 impl State for Ledger {
     fn end_job(&mut self, kept: bool) {
+        self.jobs += 1;
         if kept {
             for (feed, delta) in self.job.deltas.drain(..) {
                 self.batch.entry(feed).or_default().add(&delta);
@@ -251,8 +258,8 @@ impl State for Ledger {
 
     fn before_commit(&mut self, db: &Connection) -> rusqlite::Result<()> {
         let now = self.clock.now();
-        let closing = self.batch.is_empty() && self.accounts.is_closing();
-        let some = !(self.batch.is_empty() && self.uncounted.is_empty());
+        let closing = self.batch.is_empty() && self.beside.accounts.is_closing();
+        let some = !(self.batch.is_empty() && self.beside.live.read().uncounted.is_empty());
         self.counting = some && (self.counting || closing || now - self.counted_at >= COUNT_EVERY);
         if self.counting {
             self.count(db)?;
@@ -260,51 +267,54 @@ impl State for Ledger {
         }
         // What devices reported waits in memory for a commit that happens anyway: an idle appliance writes nothing.
         if closing || (db.total_changes() != self.changes_before && now - self.flushed_at >= FLUSH_EVERY) {
-            self.accounts.flush(db)?;
+            self.beside.accounts.flush(db)?;
+            self.beside.hours.flush(db)?;
             self.flushed_at = now;
         }
         self.changes_before = db.total_changes();
         if self.accounts_changed {
-            self.accounts.reload(db)?;
+            self.beside.accounts.reload(db)?;
         }
         Ok(())
     }
 
     fn end_batch(&mut self, durable: bool) {
         let (batch, events) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.events));
+        let (jobs, counted) = (std::mem::take(&mut self.jobs), std::mem::take(&mut self.counting));
+        self.beside.hours.end_flush(durable);
         if durable {
-            if std::mem::take(&mut self.counting) {
-                self.uncounted.clear();
-            } else {
-                for (feed, delta) in &batch {
-                    self.uncounted.entry(*feed).or_default().add(delta);
-                }
-            }
+            self.beside.metrics.commit_batch.observe(jobs.into());
             let new_feeds = std::mem::take(&mut self.new_feeds);
             self.new_tables.clear();
             let (head, time, floor, view) = (self.head, self.time, self.floor, self.view);
-            self.live.update(|state| {
+            self.beside.live.update(|state| {
+                if counted {
+                    state.uncounted.clear();
+                }
                 for (table, scope, no) in new_feeds {
                     state.insert(no, Feed { table, scope, head: 0, records: 0, tombstones: 0 });
                 }
                 for (feed, delta) in &batch {
                     state.apply(*feed, delta);
+                    if !counted {
+                        state.uncounted.entry(*feed).or_default().add(delta);
+                    }
                 }
                 (state.head, state.time) = (head, time);
                 state.floor = floor.unwrap_or(state.floor);
                 state.view = view.unwrap_or(state.view);
             });
             // After the heads have moved: whoever pulls on a hint finds what it is about.
-            self.commits.publish(events);
+            self.beside.commits.publish(events);
         } else {
             (self.head, self.time) = {
-                let state = self.live.read();
+                let state = self.beside.live.read();
                 (state.head, state.time)
             };
             self.forget(0, 0);
-            self.accounts.distrust();
+            self.beside.accounts.distrust();
         }
-        (self.floor, self.view, self.accounts_changed, self.counting) = (None, None, false, false);
+        (self.floor, self.view, self.accounts_changed) = (None, None, false);
         self.mark();
     }
 }

@@ -73,6 +73,8 @@ pub struct State {
     pub floor: Seq,
     /// Generation of the rules' views.
     pub view: i64,
+    /// What the rows of the feeds and of their hours do not know yet.
+    pub uncounted: HashMap<FeedNo, Delta>,
     feeds: HashMap<FeedNo, Feed>,
     by_name: HashMap<TableNo, HashMap<Box<str>, FeedNo>>,
     by_head: BTreeSet<(Seq, FeedNo)>,
@@ -83,8 +85,8 @@ pub struct State {
 pub struct Live(RwLock<State>);
 
 impl Live {
-    /// Reads it at start, with what came after the feeds were last counted.
-    pub fn load(db: &Connection) -> Result<(Live, HashMap<FeedNo, Delta>)> {
+    /// Reads it at start.
+    pub fn load(db: &Connection) -> Result<Live> {
         let (epoch, epoch_began) = meta::epoch(db)?;
         let floor = meta::floor(db)?;
         let head: Option<Seq> = db.query_row("SELECT max(seq) FROM changes", [], |row| row.get(0))?;
@@ -97,6 +99,7 @@ impl Live {
             time: time.unwrap_or(0).max(meta::read(db, meta::FLOOR_TIME)?.unwrap_or(0)).max(epoch_began),
             floor,
             view: meta::read(db, meta::VIEW)?.unwrap_or(1),
+            uncounted: HashMap::new(),
             feeds: HashMap::new(),
             by_name: HashMap::new(),
             by_head: BTreeSet::new(),
@@ -117,7 +120,8 @@ impl Live {
         for (feed, delta) in &uncounted {
             state.apply(*feed, delta);
         }
-        Ok((Live(RwLock::new(state)), uncounted))
+        state.uncounted = uncounted;
+        Ok(Live(RwLock::new(state)))
     }
 
     /// A look at the last commit.

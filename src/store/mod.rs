@@ -6,6 +6,7 @@ pub mod audit;
 pub mod commits;
 pub mod conflicts;
 pub mod devices;
+pub mod hours;
 pub mod ledger;
 pub mod live;
 pub mod meta;
@@ -29,15 +30,20 @@ use rusqlite::Connection;
 use crate::domain::clock::Micros;
 pub use crate::sqlite::{Error, Result};
 use crate::sqlite::{migrate, open, readers::Readers, writer::Writer};
+use crate::telemetry::metrics::Metrics;
 
 use accounts::Accounts;
 use commits::Commits;
+use hours::Hours;
 use ledger::Ledger;
 use live::Live;
 
 /// The schema, in order. A shipped file is never edited.
-pub const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/server/0001_appliance.sql"), include_str!("../../migrations/server/0002_decisions.sql")];
+pub const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/server/0001_appliance.sql"),
+    include_str!("../../migrations/server/0002_decisions.sql"),
+    include_str!("../../migrations/server/0003_live.sql"),
+];
 
 /// The server's clock. Tests move it; everything else only reads it.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +75,10 @@ pub struct Store {
     pub accounts: Arc<Accounts>,
     /// What commits changed, for the hub.
     pub commits: Arc<Commits>,
+    /// Syncs of the last hours.
+    pub hours: Arc<Hours>,
+    /// Figures since the start.
+    pub metrics: Arc<Metrics>,
     /// The server's clock.
     pub clock: Clock,
     path: PathBuf,
@@ -87,14 +97,33 @@ impl Store {
     pub fn open(path: &Path, readers: usize, clock: Clock) -> Result<Store> {
         let db = connect(path)?;
         meta::begin(&db, clock.now())?;
-        let (live, uncounted) = Live::load(&db)?;
-        let live = Arc::new(live);
+        let live = Arc::new(Live::load(&db)?);
         let accounts = Arc::new(Accounts::load(&db)?);
+        let hours = Arc::new(Hours::load(&db, clock.now())?);
+        let metrics = Arc::<Metrics>::default();
         let commits = Arc::<Commits>::default();
-        let ledger = Ledger::load(&db, live.clone(), uncounted, accounts.clone(), commits.clone(), clock.clone())?;
+        let beside = ledger::Beside {
+            live: live.clone(),
+            accounts: accounts.clone(),
+            commits: commits.clone(),
+            hours: hours.clone(),
+            metrics: metrics.clone(),
+        };
+        let ledger = Ledger::load(&db, beside, clock.clone())?;
         let (writer, thread) = Writer::spawn(db, ledger).map_err(|e| Error::Schema(e.to_string()))?;
         let readers = Readers::open(path, readers)?;
-        Ok(Store { writer, readers, live, accounts, commits, clock, path: path.to_owned(), thread: Mutex::new(Some(thread)) })
+        Ok(Store {
+            writer,
+            readers,
+            live,
+            accounts,
+            commits,
+            hours,
+            metrics,
+            clock,
+            path: path.to_owned(),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// The database file.

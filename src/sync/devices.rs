@@ -6,13 +6,16 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::domain::actor::{Actor, Role};
-use crate::domain::clock;
+use crate::domain::clock::{self, Micros};
+use crate::domain::cursor::Seq;
 use crate::domain::limits;
 use crate::protocol::problem::Code;
 use crate::sqlite::writer::Outcome;
 use crate::store::accounts::{Device, Directory};
+use crate::store::live::{State, TableNo};
 use crate::store::{audit, conflicts, devices, rejections};
 
+use super::office::Office;
 use super::{App, Result, problem};
 
 /// A request may name its device; another one than the token's is refused.
@@ -52,6 +55,30 @@ struct Facts {
 /// A device that was not seen for so long is archived: it no longer holds tombstones back, and comes back by reset.
 pub const ACTIVE_DAYS: i64 = 90;
 
+/// When it was last seen, or enrolled.
+pub fn last_seen(device: &Device) -> Micros {
+    device.activity.seen_at().unwrap_or(device.enrolled_at)
+}
+
+/// Neither revoked nor archived.
+pub fn is_active(device: &Device, now: Micros) -> bool {
+    !device.revoked && last_seen(device) > now - ACTIVE_DAYS * clock::DAY
+}
+
+/// Have pulls given it the head of every feed in its view? What it pushed itself counts once it has pulled after it.
+pub fn in_sync(office: &Office, state: &State, device: &Device) -> bool {
+    let (actor, given) = (&device.actor, device.activity.given(office.view + device.view));
+    let reached = |table: TableNo, head: Seq| head <= given.get(&table).copied().unwrap_or(0);
+    let mut tables = office.tables().filter(|table| actor.may_read(&table.rules));
+    if actor.role.sees_all() {
+        // There are many feeds, and few that are newer.
+        let least = tables.map(|table| given.get(&table.no).copied().unwrap_or(0)).min().unwrap_or(0);
+        let readable = |table| office.numbered(table).is_some_and(|table| actor.may_read(&table.rules));
+        return state.newer(least).all(|(_, feed)| reached(feed.table, feed.head) || !readable(feed.table));
+    }
+    tables.all(|table| table.feeds(actor, state).into_iter().all(|feed| reached(table.no, state.head_of(feed))))
+}
+
 async fn facts(app: &App) -> Result<Facts> {
     let (now, connected) = (app.store.clock.now(), app.hub.connected());
     let read = move |db: &rusqlite::Connection| {
@@ -60,16 +87,17 @@ async fn facts(app: &App) -> Result<Facts> {
     Ok(app.store.readers.run(read).await?)
 }
 
-fn describe(row: &devices::Stored, device: &Device, facts: &Facts) -> Value {
+fn describe(app: &App, row: &devices::Stored, device: &Device, facts: &Facts) -> Value {
     let seen = device.activity.seen();
     let report: Value = seen.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
     let told = |name: &str| report.get(name).cloned().unwrap_or(Value::Null);
     let time = |at: Option<clock::Micros>| at.map(clock::text);
-    let status = match seen.seen_at.unwrap_or(row.created_at) {
-        _ if device.revoked => "revoked",
-        at if at > facts.now - ACTIVE_DAYS * clock::DAY => "active",
-        _ => "archived",
+    let status = match device.revoked {
+        true => "revoked",
+        false if is_active(device, facts.now) => "active",
+        false => "archived",
     };
+    let in_sync = (!device.revoked).then(|| in_sync(&app.office(), &app.store.live.read(), device));
     json!({
         "device_id": row.id,
         "name": row.name,
@@ -90,6 +118,8 @@ fn describe(row: &devices::Stored, device: &Device, facts: &Facts) -> Value {
         "pending": told("pending"),
         "failed": told("failed"),
         "report": report,
+        "reported_at": time(seen.reported_at),
+        "in_sync": in_sync,
         "clock_skew_ms": seen.skew.map(|skew| skew / 1_000),
         "open_conflicts": facts.open.get(&row.no).copied().unwrap_or(0),
         "rejected": facts.rejected.get(&row.no).copied().unwrap_or(0),
@@ -107,7 +137,7 @@ pub async fn list(app: &App, actor: &Actor, only: Option<&str>, after: Option<&s
     let mut visible = visible.skip_while(|(row, _)| after.is_some_and(|id| row.id.as_str() != id)).skip(usize::from(after.is_some()));
     let page: Vec<_> = visible.by_ref().take(limit).collect();
     let next = visible.next().and_then(|_| page.last().map(|(row, _)| row.id.to_string()));
-    Ok((page.into_iter().map(|(row, device)| describe(row, device, &facts)).collect(), next))
+    Ok((page.into_iter().map(|(row, device)| describe(app, row, device, &facts)).collect(), next))
 }
 
 /// A device that the actor may see; hidden and absent ones are the same.

@@ -6,6 +6,7 @@ pub mod conflicts;
 pub mod delta;
 pub mod devices;
 pub mod differences;
+pub mod figures;
 pub mod live;
 pub mod office;
 pub mod pull;

@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -15,7 +16,7 @@ use crate::domain::record::Hash;
 use crate::protocol;
 use crate::protocol::problem::Code;
 use crate::protocol::pull::PullRequest;
-use crate::store::accounts::Device;
+use crate::store::accounts::{Device, Given};
 use crate::store::live::State;
 use crate::store::page::{self, Item, Stream};
 use crate::store::records;
@@ -23,7 +24,7 @@ use crate::store::{self, meta};
 
 use super::answer::{self, ByTable};
 use super::office::{Office, Table};
-use super::{App, Error, Result, problem};
+use super::{App, Error, Result, figures, problem};
 
 /// A cursor that this server never wrote.
 pub fn bad_cursor() -> Error {
@@ -58,8 +59,15 @@ struct Page {
     exclude: Option<i64>,
 }
 
-/// Serves a pull.
+/// Serves a pull, and counts it.
 pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8>> {
+    let began = Instant::now();
+    let answer = serve(app, device, body).await;
+    figures::synced(app, &app.store.metrics.pulls, began, answer.is_ok());
+    answer
+}
+
+async fn serve(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8>> {
     let request: PullRequest =
         protocol::object(&body).map_err(|e| Error::Problem(Code::InvalidRequest, format!("The body is not a pull: {e}.")))?;
     super::devices::same_device(device, request.device_id.as_deref())?;
@@ -123,6 +131,7 @@ pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8
 
     let from = page.from;
     if page.streams.is_empty() {
+        give(device, &tables, &next);
         return Ok(finish(&ByTable::default(), &ByTable::default(), from, &next, false, time));
     }
     let viewer = device.clone();
@@ -133,13 +142,27 @@ pub async fn pull(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8
             // Between the look at memory and this transaction a purge may have passed by.
             let floor = meta::floor(db)?;
             let purged = from.start.unwrap_or(from.after).max(from.after) < floor && !from.first;
-            if purged { Ok(None) } else { read(db, &office, &viewer, page, &mut next).map(Some) }
+            if purged { Ok(None) } else { read(db, &office, &viewer, page, &mut next).map(|(body, records)| Some((body, records, next))) }
         })
         .await?;
     match body {
-        Some(body) => Ok(body),
+        Some((body, records, next)) => {
+            app.store.metrics.pull_records.inc_by(records);
+            give(device, &tables, &next);
+            Ok(body)
+        }
         None => problem(Code::Unavailable, "Deleted records were removed just now. Pull again."),
     }
+}
+
+/// Notes how far a device was given tables: pages are in the order of seq, so up to the answer's cursor.
+fn give(device: &Device, tables: &[Arc<Table>], next: &Cursor) {
+    device.activity.note(|seen| {
+        if seen.given.view != next.view {
+            seen.given = Given { view: next.view, ..Given::default() };
+        }
+        seen.given.tables.extend(tables.iter().map(|table| (table.no, next.seq)));
+    });
 }
 
 /// The tables of a pull, each readable.
@@ -214,10 +237,11 @@ fn streams(state: &State, device: &Device, tables: &[Arc<Table>], from: From) ->
     streams
 }
 
-fn read(db: &rusqlite::Connection, office: &Office, device: &Device, page: Page, next: &mut Cursor) -> store::Result<Vec<u8>> {
+/// Reads a page; the answer's body, and how many records it has.
+fn read(db: &rusqlite::Connection, office: &Office, device: &Device, page: Page, next: &mut Cursor) -> store::Result<(Vec<u8>, u64)> {
     let Page { from, head, streams, limit, exclude } = page;
     let (mut changes, mut evicted) = (ByTable::default(), ByTable::default());
-    let (mut count, mut last, mut more) = (0, from.after, false);
+    let (mut count, mut records, mut last, mut more) = (0, 0, from.after, false);
     let mut gone = std::collections::HashSet::new();
     let exclude = exclude.filter(|_| from.start.is_none());
     page::page(db, streams, head, limit, |item| {
@@ -236,7 +260,7 @@ fn read(db: &rusqlite::Connection, office: &Office, device: &Device, page: Page,
                 let own = row.fidelity == 2 && exclude.is_some() && exclude == row.device;
                 if let Some(table) = office.numbered(table).filter(|_| !hidden && !own) {
                     answer::record(changes.next(table.name.as_str()), row.id, row.version, row.updated_at, row.deleted, row.data);
-                    count += 1;
+                    (count, records) = (count + 1, records + 1);
                 }
             }
             Item::Eviction { seq, table, id } => {
@@ -259,7 +283,7 @@ fn read(db: &rusqlite::Connection, office: &Office, device: &Device, page: Page,
         Some(time) => time,
         None => meta::read(db, meta::EPOCH_BEGAN)?.unwrap_or_default(),
     };
-    Ok(finish(&changes, &evicted, from, next, more, time))
+    Ok((finish(&changes, &evicted, from, next, more, time), records))
 }
 
 /// Writes the body.

@@ -12,6 +12,7 @@ mod reply;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -22,13 +23,14 @@ use crate::domain::clock::{self, Micros};
 use crate::domain::cursor::{Cursor, Seq};
 use crate::protocol;
 use crate::protocol::problem::Code;
-use crate::protocol::push::PushRequest;
+use crate::protocol::push::{PushRequest, Report};
 use crate::sqlite::writer::Outcome;
 use crate::store::accounts::Device;
 use crate::store::ledger::Ledger;
 use crate::store::{self, conflicts, records};
+use crate::telemetry::metrics::Metrics;
 
-use super::{App, Error, Result, problem};
+use super::{App, Error, Result, figures, problem};
 
 /// What a push came to.
 #[derive(Debug)]
@@ -132,8 +134,15 @@ struct Frame {
     horizon: Micros,
 }
 
-/// Serves a push.
+/// Serves a push, and counts it.
 pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str) -> Result<Pushed> {
+    let began = Instant::now();
+    let answer = serve(app, device, body, request_id).await;
+    figures::synced(app, &app.store.metrics.pushes, began, answer.is_ok());
+    answer
+}
+
+async fn serve(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str) -> Result<Pushed> {
     app.accepts_writes()?;
     let request: PushRequest<'_> =
         protocol::object(&body).map_err(|e| Error::Problem(Code::InvalidRequest, format!("The body is not a push: {e}.")))?;
@@ -159,7 +168,7 @@ pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str
     if count > app.limits.push_changes {
         return problem(Code::PayloadTooLarge, format!("{count} changes in one push; the limit is {}.", app.limits.push_changes));
     }
-    let report = request.report.clone();
+    let report = request.report.and_then(|text| Report::read(text.get()));
     let items = aside(body.len(), || read::items(&request, &body, &office, device, &frame, app.limits.record_bytes));
     drop(request);
 
@@ -169,7 +178,7 @@ pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str
             seen.skew = Some(sent - now);
         }
         if let Some(report) = report {
-            seen.report = serde_json::to_string(&report.bounded()).ok();
+            (seen.report, seen.reported_at) = (serde_json::to_string(&report).ok(), Some(now));
         }
     });
     let mut round = Round { items, verdicts: Vec::new(), replies: Replies::new(), patient: true, head: 0, time: 0 };
@@ -197,9 +206,30 @@ pub async fn push(app: &App, device: &Arc<Device>, body: Bytes, request_id: &str
     };
     let refused = frame.atomic && verdicts.iter().any(Verdict::lost);
     let undone = frame.dry_run || refused;
+    if !undone {
+        count_answers(&app.store.metrics, &verdicts);
+    }
     let (head, time) = if undone { (before, last) } else { (head, time) };
     let head = Cursor { epoch, seq: head, view: view + device.view, tables: 0, start: None };
     Ok(Pushed { refused, body: reply::write(&items, &verdicts, time, &head, refused.then_some(request_id), frame.dry_run) })
+}
+
+/// Counts changes by their answers: one that was here before counts again.
+fn count_answers(metrics: &Metrics, verdicts: &[Verdict]) {
+    let changes = &metrics.changes;
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Applied { status: "merged", .. } => changes.merged.inc(),
+            Verdict::Applied { status: "noop", .. } => changes.noop.inc(),
+            Verdict::Applied { .. } => changes.applied.inc(),
+            Verdict::Conflict { conflict, .. } => {
+                metrics.conflict(&conflict.rule, &conflict.winner);
+                changes.conflict.inc()
+            }
+            Verdict::Rejected { .. } => changes.rejected.inc(),
+            Verdict::Asks(_) | Verdict::Waits => continue,
+        };
+    }
 }
 
 /// The changes on their way through the writer. Hardly any push needs a second round: only one of a table with a script or

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::domain::clock::DAY;
 use crate::sqlite::writer::Outcome;
 use crate::store::retention::{Bounds, Removed, Sweep, slice};
-use crate::store::{activity, audit, devices, records};
+use crate::store::{activity, audit, devices, hours, records};
 
 use super::devices::ACTIVE_DAYS;
 use super::{App, Result};
@@ -61,11 +61,13 @@ pub async fn cleanup(app: &App, days: i64, by: Option<&str>) -> Result<Removed> 
         rows = if took > SLICE { (rows / 2).max(5) } else { (rows * 2).min(2_000) };
     }
     let (by, counts) = (by.map(str::to_owned), json!(removed));
-    let oldest = (app.store.clock.now() - app.retention.days * DAY) / 3_600_000_000;
+    // The figures of a week are made of them.
+    let oldest = (app.store.clock.now() - app.retention.days.max(8) * DAY) / hours::HOUR;
     app.store
         .writer
         .run(move |db, ledger| {
             activity::purge(db, oldest)?;
+            hours::purge(db, oldest)?;
             if let Some(by) = by {
                 audit::write(db, ledger.now(), &by, "cleanup", "database", &json!({ "days_old": days, "removed": counts }))?;
             }

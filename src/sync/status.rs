@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use crate::domain::actor::Actor;
 use crate::domain::clock;
 use crate::domain::cursor::Cursor;
-use crate::store::live::FeedNo;
+use crate::store::hours::HOUR;
+use crate::store::live::{Delta, FeedNo};
 use crate::store::{activity, conflicts, meta};
 
-use super::{App, Result};
+use super::{App, Result, figures};
 
 /// Devices in one status answer; the list call pages through all.
 const DEVICES: usize = crate::domain::limits::LIST_ENTRIES;
-const HOUR: clock::Micros = 3_600_000_000;
 
 /// Everything that the actor may know; `only`: about one device.
 pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Value> {
@@ -26,7 +26,7 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
         return super::problem(crate::protocol::problem::Code::NotFound, "There is no such device.");
     }
     // Counts cover the feeds of the actor's view, and no others.
-    let (feeds, records, tombstones, cursor) = {
+    let (feeds, records, tombstones, uncounted, cursor) = {
         let state = app.store.live.read();
         let feeds: Vec<FeedNo> = office.tables().flat_map(|table| table.feeds(actor, &state)).collect();
         let (mut records, mut tombstones) = (0, 0);
@@ -34,25 +34,40 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
             records += feed.records;
             tombstones += feed.tombstones;
         }
+        let uncounted: (HashMap<FeedNo, Delta>, _) = (state.uncounted.clone(), state.time);
         let view = state.view + app.store.accounts.now().user(&actor.user).map_or(0, |user| user.view);
         let cursor = Cursor { epoch: state.epoch, seq: state.head, view, tables: 0, start: None };
-        (feeds, records, tombstones, cursor)
+        (feeds, records, tombstones, uncounted, cursor)
     };
     let wide = actor.role.sees_all();
-    let (open, day, bytes) = app
+    let (open, day, week, bytes) = app
         .store
         .readers
         .run(move |db| {
             let open: HashMap<FeedNo, i64> = conflicts::open_by_feed(db)?;
-            let day = activity::since(db, now / HOUR - 23)?;
-            Ok((open, day, meta::bytes(db)?))
+            let since = |hours| activity::since(db, now / HOUR - hours + 1);
+            Ok((open, since(figures::DAY)?, since(figures::WEEK)?, meta::bytes(db)?))
         })
         .await?;
     let open_conflicts: i64 = match wide {
         true => feeds.iter().filter_map(|feed| open.get(feed)).sum(),
         false => super::conflicts::open_of_store(app, actor).await?,
     };
-    let (changes, clashes) = feeds.iter().filter_map(|feed| day.get(feed)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    // What the hours' rows do not know yet is as old as the newest change.
+    let sum = |rows: &HashMap<FeedNo, (i64, i64)>, hours: i64| {
+        let (fresh, time) = (&uncounted.0, uncounted.1);
+        let fresh = feeds.iter().filter(|_| time / HOUR > now / HOUR - hours).filter_map(|feed| fresh.get(feed));
+        let fresh = fresh.map(|delta| (delta.changes, delta.conflicts));
+        feeds.iter().filter_map(|feed| rows.get(feed)).copied().chain(fresh).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    };
+    let ((changes, clashes), week) = (sum(&day, figures::DAY), sum(&week, figures::WEEK));
+    let figures = actor.role.manages().then(|| {
+        json!({
+            "24h": figures::window(app, figures::DAY, (changes, clashes)),
+            "7d": figures::window(app, figures::WEEK, week),
+        })
+    });
+    let queue = actor.role.manages().then(|| figures::queue(app));
     let tables: serde_json::Map<String, Value> = office
         .tables()
         .filter(|table| actor.may_read(&table.rules))
@@ -95,6 +110,8 @@ pub async fn status(app: &App, actor: &Actor, only: Option<&str>) -> Result<Valu
             "conflicts_24h": clashes,
             "conflict_rate_24h": if changes + clashes > 0 { json!(clashes as f64 / (changes + clashes) as f64) } else { json!(0.0) },
         },
+        "figures": figures,
+        "queue": queue,
         "database_bytes": if wide { json!(bytes) } else { Value::Null },
         "writer": if wide { json!({ "jobs": count(&counts.jobs), "commits": count(&counts.commits) }) } else { Value::Null },
         "last_backup": Value::Null,

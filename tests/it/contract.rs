@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::support::openapi::{self, DOCUMENT, OPERATIONS, Operation};
 use crate::support::process::{self, BINARY};
-use crate::support::{Answer, Appliance, Device, PASSWORD};
+use crate::support::{Answer, Appliance, Device, LOOPBACK, PASSWORD};
 
 /// Tables of every kind, and limits that a test can reach.
 const RULES: &str = r#"
@@ -241,6 +241,7 @@ async fn good_days(tour: &Tour, office: &Appliance, admin: &Device, till: &Devic
         ("openapi", "/api/v1/openapi.json"),
         ("alive", "/healthz"),
         ("ready", "/readyz"),
+        ("metrics", "/metrics"),
         ("home", "/"),
         ("setupPage", "/setup"),
         ("joinPage", "/join"),
@@ -249,6 +250,7 @@ async fn good_days(tour: &Tour, office: &Appliance, admin: &Device, till: &Devic
         tour.call(&stranger, id, path, None).await.ok();
     }
     listening(tour).await;
+    tour.send(&stranger, "metrics", &[("x-forwarded-for", "192.0.2.1")], "").await.refused(401, "unauthorized");
     // The first admin is made on an appliance that has no user yet.
     let empty = Appliance::start().await;
     let code = server::setup_code(&empty.app).await.unwrap().unwrap();
@@ -501,6 +503,7 @@ async fn bad_days(tour: &Tour) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_code_every_operation_and_every_documented_status_occurs() {
+    let _quiet = LOOPBACK.read().await;
     let tour = Tour::default();
     let office = Appliance::with(RULES).await;
     let admin = office.admin("ada").await;
@@ -648,6 +651,8 @@ fn rights() -> Vec<Row> {
         ("openapi", &[], None, [200, 200, 200, 200]),
         ("alive", &[], None, [200, 200, 200, 200]),
         ("ready", &[], None, [200, 200, 200, 200]),
+        // Open to programs of this machine alone, whoever's token they show.
+        ("metrics", &[], None, [200, 200, 200, 200]),
         ("home", &[], None, [200, 200, 200, 200]),
         ("setupPage", &[], None, [200, 200, 200, 200]),
         ("joinPage", &[], None, [200, 200, 200, 200]),
@@ -656,12 +661,13 @@ fn rights() -> Vec<Row> {
 }
 
 /// What needs no signing in: deny by default is shown by the shortness of this list.
-const OPEN: [&str; 10] = ["login", "enroll", "setup", "openapi", "alive", "ready", "home", "setupPage", "joinPage", "file"];
+const OPEN: [&str; 11] = ["login", "enroll", "setup", "openapi", "alive", "ready", "metrics", "home", "setupPage", "joinPage", "file"];
 /// What only a device may do: there is no cursor and no operation of a browser.
 const DEVICES_ONLY: [&str; 4] = ["push", "pull", "verify", "live"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_is_closed_to_strangers_and_does_for_each_role_what_the_table_says() {
+    let _quiet = LOOPBACK.read().await;
     let office = Appliance::with(RULES).await;
     office.user("ben", Role::Service, &[]).await;
     let callers = [office.till("tom", "A").await, office.device("ben", "1").await, office.manager("mia").await, office.admin("ada").await];
@@ -810,6 +816,7 @@ async fn every_answer_has_the_security_headers() {
         stranger.request(Method::GET, "/api/v1/sync/status").header("host", "evil.example"),
         stranger.request(Method::DELETE, "/api/v1/sync/status"),
         stranger.request(Method::GET, "/healthz"),
+        stranger.request(Method::GET, "/metrics"),
         stranger.request(Method::GET, "/"),
         stranger.request(Method::GET, "/setup"),
         stranger.request(Method::GET, "/join"),
@@ -827,7 +834,7 @@ async fn every_answer_has_the_security_headers() {
         assert!(policy.contains(&"default-src 'none'") && policy.contains(&"frame-ancestors 'none'"), "{name}");
         assert!(!header("content-security-policy").contains("unsafe"), "{name}");
         assert!(!header("x-request-id").is_empty(), "{name}");
-        if path.starts_with("/api/") {
+        if path.starts_with("/api/") || path == "/metrics" {
             assert_eq!(header("cache-control"), "no-store", "{name}");
         }
         assert!(header("access-control-allow-origin").is_empty() && header("server").is_empty(), "{name}");

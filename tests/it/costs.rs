@@ -63,7 +63,7 @@ type Ran = Vec<(String, i64)>;
 type Way<'a> = &'a dyn Fn(&str) -> Value;
 
 /// What now and then rides along with a commit, whatever that is: figures and last-seen times.
-const NOW_AND_THEN: [&str; 4] = ["UPDATE feeds", "INSERT INTO activity", "INSERT INTO meta", "UPDATE devices"];
+const NOW_AND_THEN: [&str; 5] = ["UPDATE feeds", "INSERT INTO activity", "INSERT INTO hours", "INSERT INTO meta", "UPDATE devices"];
 
 /// An appliance whose one writer and one reader are watched.
 struct Watched {

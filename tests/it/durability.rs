@@ -11,9 +11,9 @@ use reqwest::{Client, Method};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::Device;
 use crate::support::process::{self, Serving};
 use crate::support::small_disk::SmallDisk;
+use crate::support::{Device, LOOPBACK};
 
 const PUSH: &str = "/api/v1/sync/push";
 
@@ -471,6 +471,7 @@ fn files(directory: &Path) -> BTreeMap<String, (u64, SystemTime)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_appliance_writes_nothing_to_the_disk() {
+    let _quiet = LOOPBACK.read().await;
     let directory = tempfile::tempdir().unwrap();
     let (serving, mut anna, mut tills) = office(directory.path(), 2).await;
     for n in 0..10 {
@@ -500,6 +501,7 @@ async fn an_idle_appliance_writes_nothing_to_the_disk() {
         }
         assert_eq!(anna.record("submissions", "s1").await.status, 200);
         assert_eq!(anna.get("/healthz").await.status, 200);
+        assert_eq!(anna.get("/metrics").await.status, 200);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(state(), before, "after {asked} idle polls");

@@ -141,8 +141,6 @@ async fn a_body_that_is_no_push_is_refused_as_a_whole() {
         format!(r#"{{"device_id":{{}},"changes":{{"forms":[{record}]}}}}"#),
         format!(r#"{{"dry_run":"yes","changes":{{"forms":[{record}]}}}}"#),
         format!(r#"{{"atomic":1,"changes":{{"forms":[{record}]}}}}"#),
-        format!(r#"{{"report":{{"pending":-1}},"changes":{{"forms":[{record}]}}}}"#),
-        format!(r#"{{"report":{{"oldest_pending_s":1e400}},"changes":{{"forms":[{record}]}}}}"#),
         format!(r#"{{"changes":{},"operations":[]}}"#, nested(100_000)),
         format!(r#"{{"changes":{{"forms":[{record}]}},"operations":{}"#, "[".repeat(100_000)),
         format!(r#"{{"changes":{{"forms":{}}}}}"#, "{\"a\":".repeat(100_000)),

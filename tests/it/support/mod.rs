@@ -29,6 +29,10 @@ pub use device::{Answer, Device, Pulled, Pushed};
 /// Every user's password in the tests, and its hash: hashing takes 19 MiB and tens of milliseconds each time.
 pub const PASSWORD: &str = "correct horse battery";
 
+/// Held for reading by whoever asks for `/metrics` without a token, for writing by the test that plays tailscaled: that closes
+/// it for all appliances of this machine.
+pub static LOOPBACK: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 fn password_hash() -> &'static str {
     static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     HASH.get_or_init(|| backroom::auth::password::hash(PASSWORD).unwrap())
