@@ -292,12 +292,12 @@ impl Room {
         let mut circle: HashSet<u64> = audience.all.iter().chain(audience.scopes.values().flatten()).copied().collect();
         circle.retain(|no| {
             let Some(seat) = self.seats.get(no) else { return false };
-            let sees = |scope: &Box<str>| audience.scopes.get(scope).is_some_and(|seats| seats.contains(no));
+            let sees = |scope: &str| audience.scopes.get(scope).is_some_and(|seats| seats.contains(no));
             let may = seat.who.wide
                 || match &notice.circle {
                     Circle::Managers => false,
                     Circle::Author(user) => seat.who.user == *user,
-                    Circle::Scopes(scopes) => scopes.iter().all(sees),
+                    Circle::Scopes(scopes) => scopes.iter().all(|scope| sees(scope)),
                 };
             may && (notice.device.is_none() || seat.who.device != notice.device)
         });

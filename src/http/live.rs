@@ -346,8 +346,8 @@ impl Socket {
         let asked: Result<wire::Message<'_>, String> = protocol::object(&whole);
         let (asked, id) = match &asked {
             Ok(asked) => match asked.id() {
-                Ok(id) => (asked, id),
-                Err(()) => return self.refuse("null", invalid("\"id\" is a text or a number.")),
+                Some(id) => (asked, id),
+                None => return self.refuse("null", invalid("\"id\" is a text or a number.")),
             },
             Err(error) => return self.refuse("null", invalid(format!("The message is not understood: {error}."))),
         };

@@ -24,12 +24,12 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The id as JSON text, `null` where there is none. `Err`: it is neither a text nor a number, or too long.
-    pub fn id(&self) -> Result<&'a str, ()> {
-        let Some(id) = self.id else { return Ok("null") };
+    /// The id as JSON text, `null` where there is none. `None`: it is neither a text nor a number, or too long.
+    pub fn id(&self) -> Option<&'a str> {
+        let Some(id) = self.id else { return Some("null") };
         let text = id.get();
         let plain = !text.starts_with(['{', '[', 't', 'f']);
-        if plain && text.chars().count() <= ID_CHARS + 2 { Ok(text) } else { Err(()) }
+        (plain && text.chars().count() <= ID_CHARS + 2).then_some(text)
     }
 }
 
