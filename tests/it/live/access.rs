@@ -110,7 +110,7 @@ async fn a_message_is_answered_only_for_who_may_act_as_it_comes() {
     let push = json!({ "type": "push_change", "id": 1, "payload": { "changes": { "visits": [{ "id": "late", "store_id": "A" }] } } });
     socket.try_send(push.to_string()).await;
     assert_eq!(socket.ended().await, 4401);
-    assert_eq!(office.ask::<i64>("SELECT count(*) FROM records").await, 0);
+    assert_eq!(office.ask::<i64>("SELECT count(*) FROM heads").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -120,6 +120,6 @@ async fn hints_and_pulls_alone_keep_a_device_equal_to_the_server() {
     let ((), pulls) = tokio::join!(pushing, follow);
     assert!(cuts.load(Ordering::Relaxed) > 20 && pulls > 50, "{cuts:?} cuts, {pulls} pulls");
     assert_eq!(follower.verify().await, Some(true));
-    let history: i64 = office.ask("SELECT count(*) FROM history").await;
+    let history: i64 = office.ask("SELECT count(*) FROM changes").await;
     assert!(history > 2_000, "{history} changes");
 }

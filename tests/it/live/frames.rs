@@ -132,6 +132,7 @@ async fn a_flood_of_messages_ends_with_1008() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_says_nothing_is_let_go_and_one_that_answers_pings_stays() {
     let mut o = begin("[live]\nping_seconds = 1\nidle_seconds = 2\n").await;
+    let reading = tokio::spawn(async move { o.other.until("bells", "end").await });
     let mut silent = Wire::live(&o.ben).await;
     // Reading without answering: pings come, then the end.
     let mut pings = 0;
@@ -161,7 +162,9 @@ async fn a_peer_that_says_nothing_is_let_go_and_one_that_answers_pings_stays() {
     assert_eq!(drip.close_code().await, Some(4408), "half a frame is none");
     drop(drip);
     // The library answers pings when it is read.
-    o.is_well().await;
+    listening(&o.office, 1).await;
+    ring(&o.bell, "end").await;
+    assert_eq!(reading.await.unwrap().hints, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +196,9 @@ async fn a_message_that_is_not_understood_has_an_error_for_an_answer_and_nothing
         (r#"{"type":"push_change","id":"a"}"#.into(), json!("a")),
         (r#"{"type":"push_change","id":"a","payload":null}"#.into(), json!("a")),
         (r#"{"type":"push_change","id":"a","payload":{"changes":7}}"#.into(), json!("a")),
-        (format!(r#"{{"type":"ping","id":"d","payload":{}1{}}}"#, r#"{"a":"#.repeat(200), "}".repeat(200)), Value::Null),
+        (format!(r#"{{"type":"push_change","id":"d","payload":{}1{}}}"#, r#"{"a":"#.repeat(200), "}".repeat(200)), json!("d")),
+        (format!(r#"{{"type":"subscribe","id":"d","payload":{}}}"#, r#"{"tables":"#.repeat(50_000)), Value::Null),
+        ("[".repeat(1 << 20), Value::Null),
     ];
     for (text, id) in cases {
         socket.send(text.clone()).await;

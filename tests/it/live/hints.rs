@@ -55,7 +55,7 @@ async fn a_pull_started_on_a_hint_returns_what_it_names() {
     let bell = ringing.await.unwrap();
     assert!(hints > 20, "{hints} hints for 400 pushes");
     assert_eq!(replica.verify().await, Some(true));
-    let all: i64 = office.ask("SELECT count(*) FROM records").await;
+    let all: i64 = office.ask("SELECT count(*) FROM heads").await;
     assert_eq!((all, replica.mirror.len()), (4 * 50 + 7 + 1, 4 * 50 + 7 + 1));
     drop(bell);
 }

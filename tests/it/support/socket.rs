@@ -19,7 +19,7 @@ use super::wire::{Reply, Wire};
 use super::Device;
 
 /// What comes at all has come by then.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A connection that ended without a close frame.
 pub const ABRUPT: u16 = 1006;
 
@@ -178,11 +178,16 @@ impl Socket {
         }
     }
 
-    /// The next hint's payload.
+    /// The next hint's payload; news of conflicts are passed over.
     pub async fn hint(&mut self) -> Value {
-        let message = self.next().await.unwrap();
-        assert_eq!(message["type"], "change_notification", "{message}");
-        message["payload"].clone()
+        loop {
+            let message = self.next().await.unwrap();
+            match message["type"].as_str().unwrap() {
+                "change_notification" => return message["payload"].clone(),
+                "conflict_notification" => {}
+                _ => panic!("nobody asked for {message}"),
+            }
+        }
     }
 
     /// All that comes until a record is named.
@@ -361,7 +366,10 @@ impl Wire {
                 _ => continue,
             }
         };
-        assert!(self.frame().await.is_none(), "after a close frame nothing comes");
+        // A pong may have been on its way.
+        while let Some((first, _)) = self.frame().await {
+            assert_eq!(first, 0x8a, "after a close frame nothing comes");
+        }
         Some(code)
     }
 
