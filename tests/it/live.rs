@@ -8,6 +8,7 @@ mod following;
 mod frames;
 mod handshake;
 mod hints;
+mod interop;
 
 mod pushing;
 mod rules;

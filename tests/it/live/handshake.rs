@@ -47,7 +47,10 @@ async fn what_is_no_handshake_is_told_so() {
         whole.replace("Connection: Upgrade", "Connection: keep-alive, uPGRADE"),
         whole.replace("Bearer", "bearer"),
         // What is offered beside it is not taken.
-        whole.replace("Connection: Upgrade", "Connection: Upgrade\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: x"),
+        whole.replace(
+            "Connection: Upgrade",
+            "Connection: Upgrade\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: x",
+        ),
     ];
     for head in right {
         let (status, code, answer) = asks(&office, &head).await;

@@ -21,7 +21,8 @@ async fn a_pull_started_on_a_hint_returns_what_it_names() {
         pushers.push(tokio::spawn(async move {
             for turn in 0..100 {
                 let (own, shared) = (format!("{}-{turn}", device.id), format!("s{}", turn % 7));
-                let body = json!({ "changes": { "visits": [{ "id": own, "turn": turn }, { "id": shared, "by": device.id, "turn": turn }] } });
+                let body =
+                    json!({ "changes": { "visits": [{ "id": own, "turn": turn }, { "id": shared, "by": device.id, "turn": turn }] } });
                 device.push(body).await;
             }
         }));

@@ -25,7 +25,8 @@ fn blot(value: &mut Value) {
         Value::Object(members) => {
             for (name, value) in members {
                 match name.as_str() {
-                    "cursor" | "request_id" | "conflict_id" | "updated_at" | "received_at" | "timestamp" | "server_time" | "op_id" | "head" => *value = json!("·"),
+                    "cursor" | "request_id" | "conflict_id" | "updated_at" | "received_at" | "timestamp" | "server_time" | "op_id"
+                    | "head" => *value = json!("·"),
                     _ => blot(value),
                 }
             }
@@ -132,7 +133,9 @@ async fn messages_are_answered_one_after_the_other_with_their_ids() {
     let mut socket = Socket::open(&ben).await;
     for no in 0..300 {
         let message = match no % 3 {
-            0 => json!({ "type": "push_change", "id": no, "payload": { "changes": { "visits": [{ "id": "v", "version": no / 3, "n": no }] } } }),
+            0 => {
+                json!({ "type": "push_change", "id": no, "payload": { "changes": { "visits": [{ "id": "v", "version": no / 3, "n": no }] } } })
+            }
             1 => json!({ "type": "ping", "id": no }),
             _ => json!({ "type": "subscribe", "id": no, "payload": {} }),
         };
@@ -153,7 +156,8 @@ async fn a_push_whose_answer_is_lost_counts_once() {
     let office = Appliance::with(&format!("{RULES}[tables.sums]\nrule = \"latest_wins\"\nmerge = {{ n = \"sum\" }}\n")).await;
     let ben = office.clerk("ben", "A").await;
     for turn in 0..40 {
-        let op = json!({ "op_id": format!("op{turn}"), "table": "visits", "id": format!("v{turn}"), "op": "create", "data": { "n": turn } });
+        let op =
+            json!({ "op_id": format!("op{turn}"), "table": "visits", "id": format!("v{turn}"), "op": "create", "data": { "n": turn } });
         let body = json!({ "operations": [op] });
         let mut wire = Wire::live(&ben).await;
         let text = json!({ "type": "push_change", "id": turn, "payload": body }).to_string();

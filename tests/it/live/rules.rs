@@ -29,7 +29,11 @@ async fn new_views_are_heard_and_old_ones_no_more() {
     ring(&bell, "b1").await;
     for socket in &mut sockets {
         let heard = socket.until("bells", "b1").await;
-        assert_eq!((heard.ids("news").len(), heard.ids("plans").len(), heard.ids("boards").len(), heard.named.len()), (0, 1, 1, 3), "{heard:?}");
+        assert_eq!(
+            (heard.ids("news").len(), heard.ids("plans").len(), heard.ids("boards").len(), heard.named.len()),
+            (0, 1, 1, 3),
+            "{heard:?}"
+        );
         let (_, tables) = socket.ask("subscribe", json!({})).await;
         assert!(!tables["tables"].as_array().unwrap().contains(&json!("news")), "{tables}");
         assert_eq!(socket.ask("subscribe", json!({ "tables": ["news"] })).await.0, "error");

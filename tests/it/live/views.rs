@@ -239,8 +239,13 @@ async fn what_changes_nothing_tells_nobody() {
     ];
     for body in bodies {
         let answer = o.ben.try_push(body.clone()).await;
-        assert!(answer.body["applied"]["visits"].as_array().is_none_or(|all| all.iter().all(|one| one["status"] != "applied")
-            || body["dry_run"] == true || body["atomic"] == true), "{body}: {}", answer.text);
+        assert!(
+            answer.body["applied"]["visits"]
+                .as_array()
+                .is_none_or(|all| all.iter().all(|one| one["status"] != "applied") || body["dry_run"] == true || body["atomic"] == true),
+            "{body}: {}",
+            answer.text
+        );
     }
     assert_eq!(o.told(sockets.each_mut(), "b2").await, [vec![], vec![]]);
     let op = json!({ "operations": [{ "op_id": "once", "table": "visits", "id": "o", "op": "create", "data": { "id": "o" } }] });

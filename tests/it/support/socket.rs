@@ -15,8 +15,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use super::wire::{Reply, Wire};
 use super::Device;
+use super::wire::{Reply, Wire};
 
 /// What comes at all has come by then.
 pub const PATIENCE: Duration = Duration::from_secs(30);
