@@ -25,6 +25,7 @@ const WHOLE: &str = "BACKROOM_TEST_WHOLE";
 const PYTHON: &str = "BACKROOM_TEST_PYTHON";
 
 /// Says that a test cannot run here.
+#[allow(clippy::print_stderr, reason = "whoever runs it is to know")]
 fn skip(what: &str) {
     assert!(std::env::var_os(WHOLE).is_none(), "{what} is missing");
     eprintln!("skipped: {what} is missing");
