@@ -79,6 +79,12 @@ impl Told {
         self.tables.is_empty() && self.notices.is_empty() && self.unnamed == 0 && !self.rules
     }
 
+    /// Leaves out what was put in by other rules: the news of these have whoever hears them look at everything.
+    pub fn forget(&mut self) {
+        self.tables.clear();
+        self.unnamed += self.notices.drain(..).count() as u64;
+    }
+
     fn hear(&mut self, table: TableNo, named: &[Arc<Change>], group: &Group) {
         let heard = self.tables.entry(table).or_default();
         heard.count += group.count;
@@ -341,6 +347,12 @@ impl Ear {
             }
         }
         room.views.insert(self.no, views);
+    }
+
+    /// States it by new rules: what waits was put in by the old ones.
+    pub fn see_anew(&self, views: Vec<View>) {
+        self.see(views);
+        self.seat.inbox().forget();
     }
 
     /// Waits for what there is to tell, and takes all of it.

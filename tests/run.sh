@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Commands that the tests call, and the packages that have them.
-needs=(cc:gcc ld:binutils kill:procps mount:mount unshare:util-linux strace:strace)
+needs=(cc:gcc ld:binutils kill:procps mount:mount unshare:util-linux strace:strace python3:python3 chromium:chromium)
 
 # Without the C library's headers there is no SQLite.
 missing=()
@@ -15,6 +15,9 @@ missing=()
 for need in "${needs[@]}"; do
   type -P "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 done
+# WebSocket clients that are not ours.
+"${BACKROOM_TEST_PYTHON:-python3}" -c 'import websocket' 2>/dev/null || missing+=(python3-websocket)
+"${BACKROOM_TEST_PYTHON:-python3}" -c 'import websockets' 2>/dev/null || missing+=(python3-websockets)
 if ((${#missing[@]})); then
   echo "== installing ${missing[*]}"
   root=()
@@ -26,6 +29,8 @@ cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 export CARGO_TERM_COLOR=never
+# What is missing now fails the tests that need it.
+export BACKROOM_TEST_WHOLE=1
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 failed=()

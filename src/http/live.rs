@@ -275,11 +275,21 @@ impl Socket {
         Caller::of(&self.app, &self.key).filter(|caller| caller.access == self.access).ok_or(End::Access)
     }
 
-    /// Sends one message, unless the connection has to end meanwhile.
     async fn send(&mut self, message: Message) -> Result<(), End> {
+        self.deliver(Some(message)).await
+    }
+
+    /// Sends one message, or what waits to be sent, unless the connection has to end meanwhile.
+    async fn deliver(&mut self, message: Option<Message>) -> Result<(), End> {
         let deadline = tokio::time::Instant::now() + SEND;
         let (key, access) = (self.key, self.access);
-        let mut sending = std::pin::pin!(self.stream.send(message));
+        let stream = &mut self.stream;
+        let mut sending = std::pin::pin!(async move {
+            match message {
+                Some(message) => stream.send(message).await,
+                None => stream.flush().await,
+            }
+        });
         loop {
             tokio::select! {
                 sent = sending.as_mut() => return sent.map_err(|error| End::of(&error)),
@@ -301,10 +311,11 @@ impl Socket {
     }
 
     /// Says what came together.
-    async fn tell(&mut self, told: Told) -> Result<(), End> {
+    async fn tell(&mut self, mut told: Told) -> Result<(), End> {
         let caller = self.caller()?;
         if told.rules {
-            self.ear.see(self.subscription.views(&self.app, &caller.actor));
+            self.ear.see_anew(self.subscription.views(&self.app, &caller.actor));
+            told.forget();
         }
         for text in live::messages(&self.app, &caller, &told) {
             self.send(Message::text(text)).await?;
@@ -328,15 +339,8 @@ impl Socket {
             }
             Message::Binary(_) => Err(End::Binary),
             // Answered by the codec, which has to be given the chance to send.
-            Message::Ping(_) => self.flush().await,
+            Message::Ping(_) => self.deliver(None).await,
             Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Ok(()),
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), End> {
-        match tokio::time::timeout(SEND, self.stream.flush()).await {
-            Ok(flushed) => flushed.map_err(|error| End::of(&error)),
-            Err(_) => Err(End::Idle),
         }
     }
 

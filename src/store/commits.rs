@@ -1,6 +1,6 @@
 //! What commits changed, until the hub has told it: filled by the writer, emptied by the hub. Ids and numbers, no contents.
 //!
-//! Nothing is gathered while nobody listens. What waits is bounded: changes of one device to one feed are one group, which
+//! Nothing waits here while nobody listens. What waits is bounded: changes of one device to one feed are one group, which
 //! beyond [`NAMED`] of them only counts.
 
 use std::collections::HashMap;
@@ -155,14 +155,10 @@ impl Commits {
         }
     }
 
-    /// Does anybody listen?
-    pub fn is_heard(&self) -> bool {
-        self.heard.load(Ordering::SeqCst)
-    }
-
-    /// Adds what a commit made durable.
+    /// Adds what a commit made durable, if anybody listens. Called once positions have moved: whoever begins to listen after
+    /// this look has a position with it.
     pub fn publish(&self, events: Vec<Event>) {
-        if events.is_empty() {
+        if events.is_empty() || !self.heard.load(Ordering::SeqCst) {
             return;
         }
         let mut news = self.lock();

@@ -158,11 +158,10 @@ impl Ledger {
         self.job.deltas.push((feed, delta));
     }
 
-    /// Tells whoever listens when the batch commits. `event` is made only where somebody does.
-    pub fn tell(&mut self, event: impl FnOnce() -> Event) {
-        if self.beside.commits.is_heard() {
-            self.events.push(event());
-        }
+    /// Tells whoever listens when the batch commits. Gathered also while nobody does: who comes before the commit has a
+    /// position without it.
+    pub fn tell(&mut self, event: Event) {
+        self.events.push(event);
     }
 
     /// Counts are written with this transaction: rows go that a later count would need.

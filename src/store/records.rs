@@ -310,16 +310,14 @@ pub fn write(db: &Connection, ledger: &mut Ledger, new: &New<'_>, current: Optio
     }
     *(if new.deleted { &mut delta.tombstones } else { &mut delta.records }) += 1;
     ledger.add(new.feed, delta);
-    ledger.tell(|| {
-        let operation = match current {
-            _ if new.deleted => Operation::Delete,
-            Some(current) if !current.version.deleted => Operation::Update,
-            _ => Operation::Create,
-        };
-        let left = current.map(|current| current.feed).filter(|feed| *feed != new.feed);
-        let place = Place { table: new.table, feed: new.feed, left, device: new.device };
-        Event::Change(place, Change { id: new.id.into(), operation, version }, seq)
-    });
+    let operation = match current {
+        _ if new.deleted => Operation::Delete,
+        Some(current) if !current.version.deleted => Operation::Update,
+        _ => Operation::Create,
+    };
+    let left = current.map(|current| current.feed).filter(|feed| *feed != new.feed);
+    let place = Place { table: new.table, feed: new.feed, left, device: new.device };
+    ledger.tell(Event::Change(place, Change { id: new.id.into(), operation, version }, seq));
     Ok(Written { seq, version, received_at })
 }
 

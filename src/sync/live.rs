@@ -154,15 +154,17 @@ pub fn hello(app: &App, caller: &Caller) -> String {
 pub fn messages(app: &App, caller: &Caller, told: &Told) -> Vec<String> {
     let office = app.office();
     let json = |payload: serde_json::Result<String>| payload.unwrap_or_default();
+    // News of other rules may still be on their way.
+    let shown = |no| office.numbered(no).filter(|table| caller.actor.may_read(&table.rules));
     let mut messages = Vec::new();
     if told.rules || !told.tables.is_empty() {
         let seq = (!told.rules).then_some(told.seq);
-        let tables = told.tables.iter().filter_map(|(no, heard)| Some((office.numbered(*no)?.name.as_str(), changes(heard))));
+        let tables = told.tables.iter().filter_map(|(no, heard)| Some((shown(*no)?.name.as_str(), changes(heard))));
         let hint = wire::Hint { cursor: caller.cursor(app, seq).text(), tables: tables.collect::<BTreeMap<_, _>>() };
         messages.push(wire::message("change_notification", "null", &json(serde_json::to_string(&hint))));
     }
     for notice in &told.notices {
-        let Some(table) = office.numbered(notice.table) else { continue };
+        let Some(table) = shown(notice.table) else { continue };
         let conflict = wire::Conflict {
             conflict_id: &notice.conflict,
             table: table.name.as_str(),

@@ -204,7 +204,7 @@ fn decided(
     match conflicts::entry(db, id)? {
         Some(entry) => {
             let now = current.as_ref().map(|stored| stored.version.content.text());
-            ledger.tell(|| Event::Notice(live::notice(&table, &entry.conflict, now, viewer.device)));
+            ledger.tell(Event::Notice(live::notice(&table, &entry.conflict, now, viewer.device)));
             Ok(Step::Done((entry, current)))
         }
         None => said(Code::NotFound, "There is no such conflict."),

@@ -16,6 +16,7 @@ mod durability;
 mod exactly_once;
 mod guide;
 mod inbox;
+mod live;
 mod metrics;
 mod oracle;
 mod presets;

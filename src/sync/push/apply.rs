@@ -342,7 +342,7 @@ impl Job<'_> {
                 self.ledger.add(feed, Delta { conflicts: 1, ..Delta::default() });
             }
         }
-        self.ledger.tell(|| Event::Notice(live::notice(table, &row, now.as_deref(), Some(self.device.no))));
+        self.ledger.tell(Event::Notice(live::notice(table, &row, now.as_deref(), Some(self.device.no))));
         // A row tells which conflict it led to only if that is its own.
         if conflict.write.is_none() || joins {
             let (id, sent) = (change.id.as_str(), row.client.clone());

@@ -8,6 +8,7 @@ pub mod process;
 pub mod quick;
 pub mod replica;
 pub mod small_disk;
+pub mod socket;
 pub mod wire;
 
 use std::net::SocketAddr;

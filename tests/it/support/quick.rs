@@ -37,6 +37,26 @@ impl Appliance {
         Device { id, token: secret, ..Device::stranger(self.address) }
     }
 
+    /// Many devices of a user that exists, `<user>-c0` and so on, in one transaction.
+    pub async fn crowd(&self, user: &str, count: usize) -> Vec<Device> {
+        let stranger = Device::stranger(self.address);
+        let one = |no| Device { id: format!("{user}-c{no}"), token: token::device_token().unwrap(), ..stranger.clone() };
+        let devices: Vec<Device> = (0..count).map(one).collect();
+        let rows: Vec<_> = devices.iter().map(|device| (device.id.clone(), token::hash(&device.token))).collect();
+        let user = user.to_owned();
+        let enrol = self.app.store.writer.run(move |db, ledger| {
+            let user = users::find(db, &user)?.unwrap();
+            for (id, hash) in &rows {
+                let enrolment = Enrolment { id, user: user.no, name: id, platform: "test", app_version: "1.0", token: *hash };
+                assert!(devices::enrol(db, &enrolment, ledger.now())?);
+            }
+            ledger.accounts_changed();
+            Ok(Outcome::Keep(()))
+        });
+        enrol.await.unwrap();
+        devices
+    }
+
     /// A new user with one device.
     pub async fn someone(&self, name: &str, role: Role, stores: &[&str]) -> Device {
         let (user, stores): (String, Vec<String>) = (name.into(), stores.iter().map(ToString::to_string).collect());

@@ -12,9 +12,9 @@ use super::Device;
 /// One connection.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     /// Bytes that came and belong to no answer yet.
-    rest: Vec<u8>,
+    pub(super) rest: Vec<u8>,
 }
 
 /// What came back.
