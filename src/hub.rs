@@ -244,7 +244,10 @@ impl Hub {
                 tell(no, &group.named);
             }
             // Whoever saw it before, and sees it no more.
-            let gone = |change: &Arc<Change>| Arc::new(Change { id: change.id.clone(), operation: Operation::Evict, version: 0 });
+            let gone = |change: &Arc<Change>| {
+                let (id, operation) = (change.id.clone(), Operation::Evict);
+                Arc::new(Change { id, operation, version: 0, seq: change.seq })
+            };
             let gone: Vec<Arc<Change>> = if left.is_some() { group.named.iter().map(gone).collect() } else { Vec::new() };
             for no in left.into_iter().flatten().filter(|no| !here.is_some_and(|here| here.contains(no))) {
                 tell(no, &gone);

@@ -52,6 +52,8 @@ pub struct Change {
     pub operation: Operation,
     /// The record's version after it.
     pub version: i64,
+    /// Its position.
+    pub seq: Seq,
 }
 
 /// Where changes happened and whose they are: what decides who is told.
@@ -129,7 +131,7 @@ impl News {
 #[derive(Debug)]
 pub enum Event {
     /// A record changed.
-    Change(Place, Change, Seq),
+    Change(Place, Change),
     /// A conflict was recorded or decided.
     Notice(Notice),
 }
@@ -164,13 +166,13 @@ impl Commits {
         let mut news = self.lock();
         for event in events {
             match event {
-                Event::Change(place, change, seq) => {
+                Event::Change(place, change) => {
                     let group = news.groups.entry(place).or_default();
+                    group.seq = group.seq.max(change.seq);
                     if group.named.len() < NAMED {
                         group.named.push(Arc::new(change));
                     }
                     group.count += 1;
-                    group.seq = group.seq.max(seq);
                 }
                 Event::Notice(notice) if news.notices.len() < NOTICES => news.notices.push(Arc::new(notice)),
                 Event::Notice(_) => news.unnamed += 1,

@@ -317,7 +317,7 @@ pub fn write(db: &Connection, ledger: &mut Ledger, new: &New<'_>, current: Optio
     };
     let left = current.map(|current| current.feed).filter(|feed| *feed != new.feed);
     let place = Place { table: new.table, feed: new.feed, left, device: new.device };
-    ledger.tell(Event::Change(place, Change { id: new.id.into(), operation, version }, seq));
+    ledger.tell(Event::Change(place, Change { id: new.id.into(), operation, version, seq }));
     Ok(Written { seq, version, received_at })
 }
 

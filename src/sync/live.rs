@@ -185,12 +185,15 @@ fn changes<'a>(heard: &'a Heard) -> wire::Changes<'a> {
     if heard.named.len() as u64 != heard.count {
         return wire::Changes::Count(heard.count);
     }
-    let change = |change: &'a Arc<Change>| wire::Change {
+    // Of several devices, each in its own order.
+    let mut named: Vec<&Change> = heard.named.iter().map(|change| &**change).collect();
+    named.sort_by_key(|change| change.seq);
+    let change = |change: &'a Change| wire::Change {
         id: &change.id,
         operation: change.operation.word(),
         version: (change.operation != Operation::Evict).then_some(change.version),
     };
-    wire::Changes::Named(heard.named.iter().map(change).collect())
+    wire::Changes::Named(named.into_iter().map(change).collect())
 }
 
 /// News of a conflict. `now`: the record as it is, where there is one.
