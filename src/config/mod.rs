@@ -279,6 +279,9 @@ impl Config {
         {
             return Err("retention.days is from 1 to 36500, retention.max_days no less than it".into());
         }
+        if !self.metrics.token.text().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("metrics.token is of visible ASCII characters, without spaces".into());
+        }
         if !["error", "warn", "info", "debug", "trace"].contains(&self.log.level.as_str()) {
             return Err("log.level is error, warn, info, debug or trace".into());
         }

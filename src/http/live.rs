@@ -1,6 +1,9 @@
 //! Live connections: the handshake, messages in both directions, pings, and how a connection ends. Who is told what is the
 //! hub's; what a pushed change comes to is `sync::push`'s, as over HTTP.
 
+mod meter;
+
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,11 +13,12 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -34,6 +38,8 @@ use crate::store::accounts::Device;
 use crate::sync::live::{self, Caller, Subscription};
 use crate::sync::{figures, push};
 
+use meter::Meter;
+
 use super::answer::{self, Handled};
 use super::caller::{self, Call, call};
 use super::devices::parameter;
@@ -48,6 +54,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// What a peer may still send after it was told to stop, so that it reads why: else its system throws the close frame away.
 const LEFTOVER: u64 = 16 << 20;
 
+/// What the system holds for a peer in each direction. Else it would be megabytes for one that does not read.
+const KERNEL: usize = 32 << 10;
+
 /// Why a connection ends, as its close frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -55,7 +64,9 @@ enum End {
     Gone,
     /// The appliance stops.
     Stopping,
-    /// The device was revoked, or its user has another password, role or store, or signed out.
+    /// The device was revoked or enrolled anew, or its user was disabled or signed out.
+    Revoked,
+    /// The user has another password, role or store.
     Access,
     /// No sign of life.
     Idle,
@@ -82,6 +93,7 @@ impl End {
             End::Encoding => (1007, "text is UTF-8"),
             End::Flood => (1008, "too many messages"),
             End::Large => (1009, "message too large"),
+            End::Revoked => (4401, "access ended"),
             End::Access => (4401, "access changed"),
             End::Idle => (4408, "no sign of life"),
         };
@@ -94,6 +106,8 @@ impl End {
             tungstenite::Error::Utf8(_) => End::Encoding,
             tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
             tungstenite::Error::Protocol(_) | tungstenite::Error::Capacity(_) => End::Malformed,
+            tungstenite::Error::Io(error) if error.kind() == ErrorKind::TimedOut => End::Idle,
+            tungstenite::Error::Io(error) if error.kind() == ErrorKind::FileTooLarge => End::Large,
             _ => End::Gone,
         }
     }
@@ -101,7 +115,7 @@ impl End {
 
 /// `GET /sync/ws`.
 pub(super) fn routes(app: &Shared, settings: &Arc<Settings>, stop: &watch::Receiver<bool>) -> Routes {
-    let (settings, stop) = (settings.clone(), stop.clone());
+    let (settings, stop, turns) = (settings.clone(), stop.clone(), Arc::new(Semaphore::new(meter::TURNS)));
     let socket = warp::path!("api" / "v1" / "sync" / "ws")
         .and(warp::get())
         .and(with(app))
@@ -109,7 +123,7 @@ pub(super) fn routes(app: &Shared, settings: &Arc<Settings>, stop: &watch::Recei
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
         .and(warp::ext::optional::<OnUpgrade>())
         .map(move |app: Shared, call: Call, headers: HeaderMap, query: String, upgrade: Option<OnUpgrade>| {
-            get_socket(app, call, &headers, &query, upgrade, &settings, stop.clone())
+            get_socket(app, call, &headers, &query, upgrade, &settings, stop.clone(), turns.clone())
         });
     socket.map(answer::settle).boxed()
 }
@@ -128,6 +142,7 @@ fn holder(app: &Shared, call: &Call, headers: &HeaderMap, query: &str) -> Result
     })
 }
 
+#[allow(clippy::too_many_arguments, reason = "a request's four parts, and what connections share")]
 fn get_socket(
     app: Shared,
     call: Call,
@@ -136,6 +151,7 @@ fn get_socket(
     upgrade: Option<OnUpgrade>,
     settings: &Settings,
     stop: watch::Receiver<bool>,
+    turns: Arc<Semaphore>,
 ) -> Handled {
     let key = holder(&app, &call, headers, query)?;
     let Some(caller) = Caller::of(&app, &key) else {
@@ -158,7 +174,11 @@ fn get_socket(
         let most = limits::MESSAGE_BYTES;
         let config =
             WebSocketConfig::default().read_buffer_size(READ).write_buffer_size(0).max_message_size(Some(most)).max_frame_size(Some(most));
-        let stream = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, KERNEL);
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&stream, KERNEL);
+        let stream = WebSocketStream::from_partially_read(Meter::new(stream, turns), read, Role::Server, Some(config)).await;
         let per_second = Quota::per_second(limits::MESSAGES_PER_SECOND).allow_burst(limits::MESSAGES_BURST);
         let mut socket = Socket {
             access: caller.access,
@@ -199,6 +219,15 @@ fn accept(headers: &HeaderMap) -> Option<HeaderValue> {
     (whole && nonce).then(|| HeaderValue::from_str(&derive_accept_key(key)).ok()).flatten()
 }
 
+/// Whoever holds a key, unless that is nobody now, or their access changed.
+fn present(app: &Shared, key: &Key, access: i64) -> Result<Caller, End> {
+    match Caller::of(app, key) {
+        Some(caller) if caller.access == access => Ok(caller),
+        Some(_) => Err(End::Access),
+        None => Err(End::Revoked),
+    }
+}
+
 /// What a connection meets next.
 enum Next {
     /// Something to tell.
@@ -220,7 +249,7 @@ struct Socket {
     /// The user's `access` when it began; another one ends it.
     access: i64,
     ear: Ear,
-    stream: WebSocketStream<TokioIo<Upgraded>>,
+    stream: WebSocketStream<Meter<TcpStream>>,
     stop: watch::Receiver<bool>,
     call: Call,
     /// Messages so far, to name them in problems.
@@ -272,7 +301,7 @@ impl Socket {
 
     /// Who is at the other end, as the accounts have them now.
     fn caller(&self) -> Result<Caller, End> {
-        Caller::of(&self.app, &self.key).filter(|caller| caller.access == self.access).ok_or(End::Access)
+        present(&self.app, &self.key, self.access)
     }
 
     async fn send(&mut self, message: Message) -> Result<(), End> {
@@ -294,11 +323,7 @@ impl Socket {
             tokio::select! {
                 sent = sending.as_mut() => return sent.map_err(|error| End::of(&error)),
                 () = tokio::time::sleep_until(deadline) => return Err(End::Idle),
-                () = self.ear.reviewed() => {
-                    if Caller::of(&self.app, &key).is_none_or(|caller| caller.access != access) {
-                        return Err(End::Access);
-                    }
-                }
+                () = self.ear.reviewed() => drop(present(&self.app, &key, access)?),
                 _ = self.stop.wait_for(|stop| *stop) => return Err(End::Stopping),
             }
         }
@@ -324,6 +349,11 @@ impl Socket {
     }
 
     async fn receive(&mut self, received: Message) -> Result<(), End> {
+        let meter = self.stream.get_mut();
+        match &received {
+            Message::Ping(payload) | Message::Pong(payload) => meter.control(payload.len()),
+            _ => meter.complete(),
+        }
         if self.limiter.check().is_err() {
             return Err(End::Flood);
         }
@@ -359,9 +389,9 @@ impl Socket {
         if payload.is_some_and(|payload| !payload.get().starts_with('{')) {
             return self.refuse(id, invalid("\"payload\" is an object."));
         }
-        match &*asked.kind {
+        match &*asked.kind() {
             "ping" => message("pong", id, "{}"),
-            "subscribe" | "unsubscribe" => match self.subscribe(&caller, &asked.kind, payload) {
+            "subscribe" | "unsubscribe" => match self.subscribe(&caller, &asked.kind(), payload) {
                 Ok(subscribed) => message("subscribed", id, &subscribed),
                 Err(problem) => self.refuse(id, problem),
             },
@@ -415,7 +445,7 @@ impl Socket {
                 let _ = stream.close(Some(frame)).await;
                 while let Some(Ok(_)) = stream.next().await {}
             }
-            let mut rest = stream.into_inner();
+            let mut rest = stream.into_inner().into_inner();
             let _ = rest.shutdown().await;
             let _ = tokio::io::copy(&mut rest.take(LEFTOVER), &mut tokio::io::sink()).await;
         };

@@ -114,9 +114,12 @@ impl Outer {
         if site.is_some_and(|site| !matches!(site, "same-origin" | "none")) {
             return refuse("The request was made by a page of another site.");
         }
-        let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok())?;
-        let own = origin.split_once("://").is_some_and(|(_, origin)| Some(origin) == host);
-        if own { None } else { refuse("The request was made by a page of another site.") }
+        let own = |origin: &HeaderValue| {
+            let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+            origin.is_some_and(|(_, origin)| Some(origin) == host)
+        };
+        let all = request.headers().get_all(header::ORIGIN).iter().all(own);
+        if all { None } else { refuse("The request was made by a page of another site.") }
     }
 
     fn is_own(&self, host: &str) -> bool {

@@ -12,24 +12,33 @@ pub const ID_CHARS: usize = 128;
 /// A message from a client.
 #[derive(Debug, Deserialize)]
 pub struct Message<'a> {
-    /// What it asks for.
-    #[serde(rename = "type", borrow)]
-    pub kind: Cow<'a, str>,
+    /// What it asks for: a text.
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<&'a RawValue>,
     /// Names the message; the answer has the same.
     #[serde(borrow, default)]
-    pub id: Option<&'a RawValue>,
+    id: Option<&'a RawValue>,
     /// An object, by the kind.
     #[serde(borrow, default)]
     pub payload: Option<&'a RawValue>,
 }
 
 impl<'a> Message<'a> {
+    /// What it asks for; empty where that is not a text.
+    pub fn kind(&self) -> Cow<'a, str> {
+        self.kind.and_then(|kind| serde_json::from_str(kind.get()).ok()).unwrap_or_default()
+    }
+
     /// The id as JSON text, `null` where there is none. `None`: it is neither a text nor a number, or too long.
     pub fn id(&self) -> Option<&'a str> {
         let Some(id) = self.id else { return Some("null") };
         let text = id.get();
-        let plain = !text.starts_with(['{', '[', 't', 'f']);
-        (plain && text.chars().count() <= ID_CHARS + 2).then_some(text)
+        let length = match text.as_bytes() {
+            [b'"', ..] => serde_json::from_str::<String>(text).ok()?.chars().count(),
+            [b'{' | b'[' | b't' | b'f', ..] => return None,
+            number => number.len(),
+        };
+        (length <= ID_CHARS).then_some(text)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -127,6 +128,23 @@ impl Live {
     /// A look at the last commit.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A look at the last commit, which is to be this one or a later one. The writer tells of a commit right after it; `None`:
+    /// not within a second.
+    pub fn reached(&self, seq: Seq) -> Option<RwLockReadGuard<'_, State>> {
+        let began = Instant::now();
+        loop {
+            let state = self.read();
+            if state.head >= seq {
+                return Some(state);
+            }
+            drop(state);
+            if began.elapsed() > Duration::from_secs(1) {
+                return None;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Changes it; only the writer does.

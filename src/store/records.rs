@@ -377,11 +377,16 @@ pub fn rescope(db: &Connection, ledger: &mut Ledger, table: TableNo, scope_of: i
     Ok(any)
 }
 
+/// The newest seq of which a row is there; 0: there is none.
+pub fn newest(db: &Connection) -> Result<Seq> {
+    let newest: Option<Seq> = db.prepare_cached("SELECT max(seq) FROM changes")?.query_row([], |row| row.get(0))?;
+    Ok(newest.unwrap_or(0))
+}
+
 /// The newest seq whose time is not after `time`: a binary search by seq, since both only grow.
 pub fn seq_at(db: &Connection, time: Micros) -> Result<Seq> {
     let mut query = db.prepare_cached("SELECT seq, received_at FROM changes WHERE seq >= ?1 ORDER BY seq LIMIT 1")?;
-    let newest: Option<Seq> = db.prepare_cached("SELECT max(seq) FROM changes")?.query_row([], |row| row.get(0))?;
-    let (mut low, mut high) = (0, newest.unwrap_or(0));
+    let (mut low, mut high) = (0, newest(db)?);
     while low < high {
         let middle = low + (high - low + 1) / 2;
         let (seq, at): (Seq, Micros) = query.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -8,7 +8,7 @@ use crate::domain::cursor::Seq;
 use crate::domain::record::Hash;
 
 use super::live::{FeedNo, TableNo};
-use super::{Result, meta};
+use super::{Result, meta, records};
 
 /// A live record, its content aside.
 #[derive(Debug)]
@@ -68,6 +68,5 @@ pub fn moved_on(db: &Connection, feed: FeedNo, after: Seq) -> Result<bool> {
 
 /// The newest seq that was given out; its change may have been purged.
 pub fn head(db: &Connection) -> Result<Seq> {
-    let newest: Option<Seq> = db.prepare_cached("SELECT max(seq) FROM changes")?.query_row([], |row| row.get(0))?;
-    Ok(newest.unwrap_or(0).max(meta::floor(db)?))
+    Ok(records::newest(db)?.max(meta::floor(db)?))
 }

@@ -17,7 +17,7 @@ use crate::protocol;
 use crate::protocol::problem::Code;
 use crate::protocol::pull::PullRequest;
 use crate::store::accounts::{Device, Given};
-use crate::store::live::State;
+use crate::store::live::{Live, State};
 use crate::store::page::{self, Item, Stream};
 use crate::store::records;
 use crate::store::{self, meta};
@@ -134,14 +134,17 @@ async fn serve(app: &App, device: &Arc<Device>, body: Bytes) -> Result<Vec<u8>> 
         give(device, &tables, &next);
         return Ok(finish(&ByTable::default(), &ByTable::default(), from, &next, false, time));
     }
-    let viewer = device.clone();
+    let (viewer, live, selected) = (device.clone(), app.store.live.clone(), tables.clone());
     let body = app
         .store
         .readers
         .run(move |db| {
+            let mut page = page;
             // Between the look at memory and this transaction a purge may have passed by.
             let floor = meta::floor(db)?;
             let purged = from.start.unwrap_or(from.after).max(from.after) < floor && !from.first;
+            catch_up(db, &live, &viewer, &selected, &mut page)?;
+            next.seq = page.head;
             if purged { Ok(None) } else { read(db, &office, &viewer, page, &mut next).map(|(body, records)| Some((body, records, next))) }
         })
         .await?;
@@ -235,6 +238,18 @@ fn streams(state: &State, device: &Device, tables: &[Arc<Table>], from: From) ->
         }
     }
     streams
+}
+
+/// Moves a page's end to the newest commit that its transaction sees: it does not show a version any more that a later commit
+/// has superseded, so a page that ended before that commit would have neither.
+fn catch_up(db: &rusqlite::Connection, live: &Live, device: &Device, tables: &[Arc<Table>], page: &mut Page) -> store::Result<()> {
+    let newest = records::newest(db)?;
+    if newest > page.head {
+        // Committed, and about to be known in memory.
+        let state = live.reached(newest).ok_or(store::Error::Closed)?;
+        (page.head, page.streams) = (newest, streams(&state, device, tables, page.from));
+    }
+    Ok(())
 }
 
 /// Reads a page; the answer's body, and how many records it has.

@@ -51,6 +51,33 @@ async fn restored(office: Appliance) -> Appliance {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_has_what_was_answered_before_it_also_where_the_record_goes_on_meanwhile() {
+    let office = Appliance::with(RULES).await;
+    let mut workers = Vec::new();
+    for worker in 0..4 {
+        let user = format!("m{worker}");
+        let (writer, mut reader) = (office.manager(&user).await, office.device(&user, "reader").await);
+        workers.push(tokio::spawn(async move {
+            reader.sync().await;
+            for round in 0..300 {
+                let id = format!("n{}", round % 3);
+                let pushed =
+                    writer.operate(json!({ "table": "notes", "id": id, "op": "create", "data": { "by": worker, "n": round } })).await.0;
+                let applied = pushed["applied"]["notes"][0]["version"].as_i64();
+                let version = applied.or(pushed["conflicts"][0]["version"].as_i64()).unwrap_or_else(|| panic!("{pushed}"));
+                let page = reader.sync().await;
+                let found = page.records("notes").into_iter().find(|record| record["id"] == id.as_str());
+                let found = found.unwrap_or_else(|| panic!("{id} {version} is missing in {}", page.0));
+                assert!(found["version"].as_i64().unwrap() >= version, "{id} {version}: {found}");
+            }
+        }));
+    }
+    for worker in workers {
+        worker.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pulls_of_one_while_four_devices_push_end_equal_to_the_server() {
     let office = Appliance::with(RULES).await;
     let boss = office.boss("anna").await;
