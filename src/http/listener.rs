@@ -161,6 +161,20 @@ async fn connection(
         () = close.notified() => return,
         _ = stop.wait_for(|stop| *stop) => return,
     }
+    // Boxed: what serves a request would else be a part of every connection that waits.
+    Box::pin(serve(stream, peer, outer, known, busy, close, stop)).await;
+}
+
+/// Serves requests until the connection ends, or becomes another one's.
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    outer: Outer,
+    known: Arc<AtomicBool>,
+    busy: Arc<AtomicBool>,
+    close: Arc<Notify>,
+    mut stop: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
     let begun = Arc::new(Notify::new());
     let first = begun.clone();

@@ -46,13 +46,15 @@ use super::devices::parameter;
 use super::{Routes, Settings, Shared, with};
 
 /// What one read takes from the network at once. It is held by every connection, so it is small.
-const READ: usize = 4 << 10;
+const READ: usize = 2 << 10;
 /// A message that a peer has not taken in after so long ends the connection.
 const SEND: Duration = Duration::from_secs(30);
 /// After a close frame the peer has so long to answer it.
 const GOODBYE: Duration = Duration::from_millis(500);
 /// What a peer may still send after it was told to stop, so that it reads why: else its system throws the close frame away.
-const LEFTOVER: u64 = 16 << 20;
+const LEFTOVER: usize = 16 << 20;
+/// Read of that at once.
+const PIECE: usize = 512;
 
 /// What the system holds for a peer in each direction. Else it would be megabytes for one that does not read.
 const KERNEL: usize = 32 << 10;
@@ -447,7 +449,12 @@ impl Socket {
             }
             let mut rest = stream.into_inner().into_inner();
             let _ = rest.shutdown().await;
-            let _ = tokio::io::copy(&mut rest.take(LEFTOVER), &mut tokio::io::sink()).await;
+            let (mut left, mut piece) = (LEFTOVER, vec![0; PIECE]);
+            while let Ok(read @ 1..) = rest.read(&mut piece).await
+                && read < left
+            {
+                left -= read;
+            }
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
