@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -176,8 +176,7 @@ fn get_socket(
         let most = limits::MESSAGE_BYTES;
         let config =
             WebSocketConfig::default().read_buffer_size(READ).write_buffer_size(0).max_message_size(Some(most)).max_frame_size(Some(most));
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+        let Some((stream, read)) = take(upgraded) else { return };
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, KERNEL);
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&stream, KERNEL);
         let stream = WebSocketStream::from_partially_read(Meter::new(stream, turns), read, Role::Server, Some(config)).await;
@@ -207,6 +206,12 @@ fn get_socket(
     ];
     response.headers_mut().extend(fields);
     Ok(response)
+}
+
+/// The socket, and what was read of it beyond the handshake: copied, since the buffer it is in is large.
+fn take(upgraded: Upgraded) -> Option<(TcpStream, Vec<u8>)> {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
 /// The answer to a handshake's key, if the request is one (RFC 6455, section 4.2.1).
