@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Commands that the tests call, and the packages that have them.
-needs=(cc:gcc ld:binutils kill:procps mount:mount unshare:util-linux strace:strace python3:python3 chromium:chromium)
+needs=(cc:gcc ld:binutils kill:procps mount:mount unshare:util-linux strace:strace chromium:chromium)
 
 # Without the C library's headers there is no SQLite.
 missing=()
@@ -15,9 +15,11 @@ missing=()
 for need in "${needs[@]}"; do
   type -P "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 done
-# WebSocket clients that are not ours.
-"${BACKROOM_TEST_PYTHON:-python3}" -c 'import websocket' 2>/dev/null || missing+=(python3-websocket)
-"${BACKROOM_TEST_PYTHON:-python3}" -c 'import websockets' 2>/dev/null || missing+=(python3-websockets)
+# WebSocket clients that are not ours, of the Python that packages install for: another may come first in the path.
+export BACKROOM_TEST_PYTHON=${BACKROOM_TEST_PYTHON:-/usr/bin/python3}
+"$BACKROOM_TEST_PYTHON" -c 'import websocket' 2>/dev/null || missing+=(python3-websocket)
+"$BACKROOM_TEST_PYTHON" -c 'import websockets' 2>/dev/null || missing+=(python3-websockets)
+[[ -x $BACKROOM_TEST_PYTHON ]] || missing+=(python3)
 if ((${#missing[@]})); then
   echo "== installing ${missing[*]}"
   root=()
