@@ -151,10 +151,12 @@ async fn connection(
     close: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) {
-    // A connection that sends nothing costs a socket and this task, and no buffers.
+    // A connection that sends nothing costs a socket and this task, and no buffers. Looked at rather than asked for readiness,
+    // which may be reported where there is nothing to read.
+    let mut first = [0];
     tokio::select! {
-        ready = tokio::time::timeout(FIRST_HEAD, stream.readable()) => {
-            if !matches!(ready, Ok(Ok(()))) {
+        seen = tokio::time::timeout(FIRST_HEAD, stream.peek(&mut first)) => {
+            if !matches!(seen, Ok(Ok(1..))) {
                 return;
             }
         }
